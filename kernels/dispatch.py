@@ -1,0 +1,116 @@
+"""Which backend runs an operator: the Triton kernel or the plain torch reference.
+
+Three choices, from ``FASTDET_BACKEND`` at import, :func:`set_backend`, or ``with backend(...)``:
+
+* ``auto``: Triton where the tensors are on a GPU that Triton supports and the operator has no
+  objection to the call, else the reference.
+* ``triton``: Triton, or :class:`BackendError` with the reason. With ``TRITON_INTERPRET=1`` this
+  is how the kernels run on a CPU.
+* ``torch``: always the reference.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["BACKENDS", "BackendError", "Reason", "backend", "get_backend", "set_backend",
+           "device_reason", "use_triton"]
+
+BACKENDS = ("auto", "triton", "torch")
+
+#: One sentence that says why Triton cannot take a call.
+Reason = str
+
+#: Kernels use bf16 and asynchronous copies; older NVIDIA GPUs have neither.
+MIN_CUDA_CAPABILITY = (8, 0)
+
+
+class BackendError(RuntimeError):
+    """The Triton backend was asked for by name and cannot take the call."""
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{source}: unknown backend {name!r}, "
+                         f"expected one of {', '.join(BACKENDS)}")
+    return name
+
+
+_backend = _checked(os.environ.get("FASTDET_BACKEND", "auto"), "FASTDET_BACKEND")
+
+
+def get_backend() -> str:
+    """The backend in force: ``'auto'``, ``'triton'`` or ``'torch'``."""
+    return _backend
+
+
+def set_backend(name: str) -> None:
+    """Choose the backend for the whole process.
+
+    Raises:
+        ValueError: ``name`` is not one of ``auto``, ``triton``, ``torch``.
+    """
+    global _backend
+    _backend = _checked(name, "set_backend")
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Choose the backend inside a ``with`` block."""
+    before = _backend
+    set_backend(name)
+    try:
+        yield
+    finally:
+        set_backend(before)
+
+
+# Looked up, not imported: import of fastdet must not import triton.
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_INTERPRETING = os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def interpreting() -> bool:
+    """True when Triton kernels run under its CPU interpreter."""
+    return _INTERPRETING
+
+
+def device_reason(device: torch.device) -> Reason | None:
+    """Why Triton cannot run on ``device`` at all, or ``None`` if it can."""
+    if not _HAS_TRITON:
+        return "triton is not installed"
+    if device.type == "cpu":
+        return None if _INTERPRETING else (
+            "the tensors are on the CPU, where Triton runs only under TRITON_INTERPRET=1")
+    if device.type != "cuda":
+        return f"there are no Triton kernels for {device.type} devices"
+    if torch.version.hip is None and torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability(device)
+        if capability < MIN_CUDA_CAPABILITY:
+            have, need = (".".join(map(str, c)) for c in (capability, MIN_CUDA_CAPABILITY))
+            return f"the GPU has compute capability {have}, the kernels need {need}"
+    return None
+
+
+def use_triton(operator: str, device: torch.device, reason: Reason | None) -> bool:
+    """Decide one call of ``operator`` on ``device``.
+
+    Args:
+        operator: the operator's name, for the message.
+        device: where the tensors are.
+        reason: what the operator's own ``can_run_<operator>`` says of the call.
+
+    Raises:
+        BackendError: the backend is ``triton`` and the call cannot run there.
+    """
+    if _backend == "torch" or (_backend == "auto" and device.type == "cpu"):
+        return False
+    reason = device_reason(device) or reason
+    if reason is not None and _backend == "triton":
+        raise BackendError(f"{operator}: the triton backend was asked for, but {reason}")
+    return reason is None

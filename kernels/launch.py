@@ -1,0 +1,99 @@
+"""The one place from which kernels are launched.
+
+Every operator launches through :func:`launch`, so that the device guard exists once and the
+ledger (``benchmarks/ledger.py``) can record what a call would launch, with the shipped configs,
+on a machine without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .dispatch import interpreting
+from .interpreter import mend_bfloat16
+
+__all__ = ["Launch", "capability", "dot_precision", "launch", "record_launches"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What one call of :func:`launch` was given."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+@dataclass
+class _Recorder:
+    launches: list[Launch]
+    capability: tuple[int, int]
+
+
+_recorder: _Recorder | None = None
+
+
+@contextmanager
+def record_launches(capability: tuple[int, int]) -> Iterator[list[Launch]]:
+    """Collect launches instead of performing them.
+
+    Args:
+        capability: the compute capability that config functions are to see; ``(0, 0)`` for HIP.
+    """
+    global _recorder
+    before, _recorder = _recorder, _Recorder([], capability)
+    try:
+        yield _recorder.launches
+    finally:
+        _recorder = before
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability that launch configs are chosen for; ``(0, 0)`` off NVIDIA GPUs."""
+    if _recorder is not None:
+        return _recorder.capability
+    if device.type == "cuda" and torch.version.hip is None:
+        return torch.cuda.get_device_capability(device)
+    return (0, 0)
+
+
+def num_sms(device: torch.device) -> int:
+    """Multiprocessors that a persistent grid should fill (one under the interpreter)."""
+    if _recorder is None and device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 1 if _recorder is None else 132
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """``input_precision`` of a ``tl.dot``: IEEE for fp32 unless torch allows TF32."""
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    return "tf32" if allowed else "ieee"
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, device: torch.device,
+           **options: Any) -> None:
+    """Launch ``kernel`` on ``device``.
+
+    Args:
+        kernel: a ``@triton.jit`` function.
+        grid: programs along each axis; nothing is launched when one of them is zero.
+        args: the kernel's run-time arguments in order.
+        device: the device of the tensors among ``args``.
+        options: ``constexpr`` arguments and launch options (``num_warps`` …) by name.
+    """
+    if 0 in grid:
+        return
+    if _recorder is not None:
+        _recorder.launches.append(Launch(kernel, grid, args, options))
+        return
+    if interpreting():
+        mend_bfloat16()
+    guard: Callable[..., Any] = torch.cuda.device if device.type == "cuda" else nullcontext
+    with guard(device):
+        kernel[grid](*args, **options)

@@ -1,0 +1,52 @@
+"""Packaging of fastdet.
+
+``kernels/`` is a top-level folder that installs as ``fastdet.kernels``. In a checkout the same
+import goes through the symlink ``fastdet/kernels``; no package called ``kernels`` is installed.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'"(.+)"', (HERE / "fastdet" / "version.py").read_text()).group(1)
+
+CLI = ["matplotlib>=3.7", "pillow>=9.5", "rich>=13"]
+TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI]
+BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
+
+packages = find_packages(include=["fastdet", "fastdet.*"],
+                         exclude=["fastdet.kernels", "fastdet.kernels.*"])
+packages += ["fastdet.kernels"] + [f"fastdet.kernels.{p}" for p in find_packages("kernels")]
+
+setup(
+    name="fastdet",
+    version=VERSION,
+    description="The components of MMDetection 2.x on today's PyTorch, with Triton kernels",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=packages,
+    package_dir={"fastdet.kernels": "kernels"},
+    package_data={"fastdet": ["py.typed"], "fastdet.kernels": ["*/README.md"]},
+    install_requires=[
+        "torch>=2.6",
+        "numpy>=1.24",
+        "triton>=3.2; platform_system == 'Linux'",
+    ],
+    extras_require={
+        "cli": CLI,
+        "test": TEST,
+        "bench": BENCH,
+        "dev": [*TEST, "ruff>=0.6", "mypy>=1.11", "pre-commit>=3.5"],
+    },
+    entry_points={"console_scripts": ["fastdet = fastdet.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Operating System :: POSIX :: Linux",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

@@ -1,0 +1,61 @@
+"""Fixtures and rules that hold for every test.
+
+Tests of Triton kernels carry the marker ``kernel`` and take the fixture ``kernel_device``. They run
+in a process of their own under ``TRITON_INTERPRET=1`` (on the CPU), and on a GPU where there is
+one; elsewhere they are deselected.
+"""
+
+import os
+
+import hypothesis
+import pytest
+import torch
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET", "0") == "1"
+GPU = torch.cuda.is_available() and not INTERPRETING
+
+
+hypothesis.settings.register_profile(
+    "fastdet", derandomize=True, deadline=None, print_blob=True, database=None)
+hypothesis.settings.load_profile("fastdet")
+
+
+def pytest_collection_modifyitems(config, items):
+    keep, drop = [], []
+    for item in items:
+        needs_kernel = item.get_closest_marker("kernel") is not None
+        needs_gpu = item.get_closest_marker("gpu") is not None
+        runs = (not needs_kernel or INTERPRETING or GPU) and (not needs_gpu or GPU)
+        (keep if runs else drop).append(item)
+    items[:] = keep
+    if drop:
+        config.hook.pytest_deselected(items=drop)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def kernel_device():
+    """Where Triton kernels run in this process, with the triton backend in force."""
+    import fastdet
+
+    with fastdet.backend("triton"):
+        yield torch.device("cuda" if GPU else "cpu")
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Make uninitialised memory NaN (or true), so that an element nobody wrote shows."""
+
+    def poisoned(allocate):
+        def wrapper(*args, **kwargs):
+            out = allocate(*args, **kwargs)
+            return out.fill_(float("nan") if out.is_floating_point() else 1)
+        return wrapper
+
+    for name in ("empty", "empty_like", "empty_strided"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))

@@ -1,0 +1,244 @@
+"""Golden records: what MMDetection 2.26.0 computed, and how to compute it again.
+
+A record (``tests/golden/*.json.gz``) holds a component's constructor arguments, the names and
+shapes of its state dict, and samples of the outputs and gradients that MMDetection had, in float64
+on a CPU, for weights and inputs drawn by name with NumPy's Mersenne Twister. :func:`run` builds
+the component of the same name in fastdet and computes the same; :func:`mismatches` compares.
+"""
+
+import gzip
+import importlib
+import json
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).parents[1] / "golden"
+
+#: Samples per tensor that the records keep: of outputs, input gradients, parameter gradients.
+PICKS = {"outputs": 48, "input_grads": 24, "param_grads": 4, "results": 400}
+
+
+def records(pattern="*"):
+    """Paths of the records whose file name matches ``pattern``."""
+    return sorted(FOLDER.glob(f"{pattern}.json.gz"))
+
+
+def load(path):
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+# ------------------------------------------------------------------ the recipe of the values
+def draw(name, shape, kind="normal"):
+    """The float64 tensor that the recipe draws under ``name``."""
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    if kind == "normal":
+        return torch.from_numpy(np.asarray(random.standard_normal(tuple(shape))))
+    if kind == "uniform":
+        return torch.from_numpy(np.asarray(random.random_sample(tuple(shape))))
+    assert kind == "boxes", kind  # (n, 4) corners inside an image 300 high and 400 wide
+    cx, cy, w, h = (random.random_sample(shape[0]) for _ in range(4))
+    cx, cy, w, h = cx * 400, cy * 300, 4 + w * 120, 4 + h * 120
+    boxes = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=1)
+    return torch.from_numpy(boxes.clip([0, 0, 0, 0], [400, 300, 400, 300]))
+
+
+@torch.no_grad()
+def fill(module):
+    """Give every floating entry of the state dict the value that is drawn under its name."""
+    for name, entry in module.state_dict().items():
+        if not entry.is_floating_point():
+            continue
+        value, leaf = draw(name, entry.shape), name.rpartition(".")[2]
+        if leaf == "running_var":
+            value = 1 + 0.2 * value.abs()
+        elif entry.dim() > 1:
+            value = value / math.sqrt(max(1, entry[0].numel()))
+        elif leaf in ("weight", "gamma", "scale"):
+            value = 1 + 0.1 * value
+        else:
+            value = 0.1 * value
+        entry.copy_(value)
+
+
+def resolve(path):
+    """``'models.necks.FPN'`` to the object of that name in fastdet."""
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(["fastdet", *parts[:cut]]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise ImportError(f"fastdet.{path}")
+
+
+def decode(value, dtype, device):
+    """A record's JSON to Python values and tensors."""
+    if isinstance(value, list):
+        return [decode(v, dtype, device) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "__tuple__" in value:
+        return tuple(decode(v, dtype, device) for v in value["__tuple__"])
+    if "__dtype__" in value:
+        return getattr(torch, value["__dtype__"])
+    if "__class__" in value:
+        return resolve(value["__class__"])
+    if "__values__" in value:
+        kind = getattr(torch, value.get("dtype", "float32"))
+        return torch.tensor(value["__values__"], dtype=kind, device=device)
+    if "__draw__" in value:
+        drawn = draw(value["__draw__"], value["shape"], value.get("kind", "normal"))
+        drawn = drawn * value.get("scale", 1)
+        kind = getattr(torch, value["dtype"]) if "dtype" in value else dtype
+        if kind == torch.bool:
+            return (drawn > value.get("above", 0)).to(device)
+        return (drawn if kind.is_floating_point else drawn.floor()).to(device, kind)
+    return {k: decode(v, dtype, device) for k, v in value.items()}
+
+
+def tensors(value, at="out"):
+    """Every tensor and number in nested containers, with the name the records give it."""
+    if isinstance(value, torch.Tensor):
+        yield at, value
+    elif isinstance(value, np.ndarray):
+        yield at, torch.from_numpy(value)
+    elif isinstance(value, dict):
+        for key in sorted(value):
+            yield from tensors(value[key], f"{at}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from tensors(item, f"{at}[{i}]")
+    elif isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        yield at, torch.tensor(float(value), dtype=torch.float64)
+
+
+# ------------------------------------------------------------------ running a record
+def run(case, dtype=torch.float64, device="cpu", grad=True):
+    """Compute what a record describes: ``{part: {name: tensor}}`` and the facts of the module."""
+    if case["form"] == "calls":
+        return {"results": _run_calls(case, device)}
+    module = resolve(case["target"])(*decode(case.get("args", []), dtype, device),
+                                     **decode(case.get("kwargs", {}), dtype, device))
+    got = {"state": {k: list(v.shape) for k, v in module.state_dict().items()}}
+    fill(module)
+    module.to(device=device, dtype=dtype).train()
+    got["frozen"] = sorted(k for k, p in module.named_parameters() if not p.requires_grad)
+    got["eval_in_train"] = {k for k, m in module.named_modules()
+                            if k and not m.training and not list(m.children())}
+    module.eval()
+    inputs = decode(case["inputs"], dtype, device)
+    grad = grad and not case.get("no_input_grad")
+    leaves = dict(tensors(inputs, "in"))
+    for leaf in leaves.values():
+        leaf.requires_grad_(grad and leaf.is_floating_point())
+    method = getattr(module, case.get("method") or "__call__")
+    with torch.set_grad_enabled(grad):
+        out = method(*inputs, **decode(case.get("input_kwargs", {}), dtype, device))
+    got["outputs"] = dict(tensors(out))
+    loss = sum((t * draw("cotangent" + at, t.shape).to(t)).sum() / math.sqrt(max(1, t.numel()))
+               for at, t in got["outputs"].items() if t.is_floating_point() and t.requires_grad)
+    if isinstance(loss, torch.Tensor):
+        loss.backward()
+        got["input_grads"] = {k: t.grad for k, t in leaves.items() if t.grad is not None}
+        got["param_grads"] = {k: p.grad for k, p in module.named_parameters() if p.grad is not None}
+    return got
+
+
+def _run_calls(case, device):
+    owner = None
+    if "construct" in case:
+        made = case["construct"]
+        owner = resolve(made["target"])(*decode(made.get("args", []), torch.float32, device),
+                                        **decode(made.get("kwargs", {}), torch.float32, device))
+    results = []
+    for call in case["calls"]:
+        found = resolve(call["name"]) if owner is None else getattr(owner, call["name"])
+        if call.get("seed") is not None:
+            torch.manual_seed(call["seed"])
+        args = decode(call.get("args", []), torch.float32, device)
+        kwargs = decode(call.get("kwargs", {}), torch.float32, device)
+        results.append(dict(tensors(found(*args, **kwargs) if callable(found) else found)))
+    return results
+
+
+# ------------------------------------------------------------------ comparing with the record
+def sample(tensor, count):
+    """The evenly spaced elements that a record keeps of a tensor, as float64."""
+    flat = tensor.detach().cpu().reshape(-1).double()
+    if flat.numel() <= 2 * count:
+        return flat.numpy()
+    at = torch.linspace(0, flat.numel() - 1, count, dtype=torch.float64).round().long()
+    return flat[at].numpy()
+
+
+def error(want, tensor, count):
+    """Largest error of the recorded samples, as a share of the tensor's spread."""
+    expected = np.array(want["values"], dtype=np.float64)
+    if expected.size == 0:
+        return 0.0
+    spread = max(want.get("std", 0.0), 1e-3 * float(np.abs(expected).max()), 1e-12)
+    got = sample(tensor, count)
+    with np.errstate(invalid="ignore"):
+        delta = np.where(expected == got, 0.0, np.abs(expected - got))
+    return float(np.nan_to_num(delta, nan=np.inf).max()) / spread
+
+
+def moments(tensor):
+    """The sums by which a record sees the elements that it does not keep."""
+    flat = tensor.detach().cpu()
+    if not flat.is_floating_point():
+        return {"sum": int(flat.long().sum())}
+    flat = flat.double()
+    return {"mean": float(flat.mean()), "std": float(flat.std(unbiased=False))}
+
+
+def compare(part, wants, gots, tolerance):
+    """Sentences on what differs between one part of a record and the run."""
+    if set(wants) != set(gots):
+        yield f"{part}: only on one side: {sorted(set(wants) ^ set(gots))[:4]}"
+    for name in wants.keys() & gots.keys():
+        want, got = wants[name], gots[name]
+        if want["shape"] != list(got.shape):
+            yield f"{part} {name}: shape {list(got.shape)}, MMDetection has {want['shape']}"
+        elif (want["dtype"] == "bool") != (got.dtype == torch.bool):
+            yield f"{part} {name}: {got.dtype}, MMDetection has {want['dtype']}"
+        else:
+            limit = tolerance if want["dtype"] == "float64" else max(tolerance, 2e-5)
+            off = error(want, got, PICKS[part])
+            if off > limit:
+                yield f"{part} {name}: off by {off:.1e} of its spread, {limit:.0e} is granted"
+            for key, mine in moments(got).items() if got.numel() else ():
+                granted = 10 * limit * max(want.get("std", 0.0), abs(want[key]), 1e-9)
+                if abs(mine - want[key]) > granted:
+                    yield f"{part} {name}: {key} {mine!r}, MMDetection has {want[key]!r}"
+
+
+def mismatches(case, got, tolerance=1e-7):
+    """Sentences on everything in which a run differs from its record."""
+    want = case["want"]
+    if case["form"] == "calls":
+        assert len(want["results"]) == len(got["results"])
+        return [f"call {i} of {case['calls'][i]['name']}: {text}"
+                for i, (w, g) in enumerate(zip(want["results"], got["results"]))
+                for text in compare("results", w, g, case.get("tol", 1e-6))]
+    found = []
+    state = {k: shape for k, shape, _ in want["state"]}
+    if list(state) != list(got["state"]) or state != got["state"]:
+        odd = sorted(set(state) ^ set(got["state"]))
+        found.append(f"state dict: only on one side: {odd[:6]}; or another order or shape")
+    if want["frozen"] != got["frozen"]:
+        found.append(f"frozen: {sorted(set(want['frozen']) ^ set(got['frozen']))[:6]}")
+    owners = {k.rpartition(".")[0] for k in state}
+    modes = sorted((set(want.get("eval_in_train", [])) ^ got["eval_in_train"]) & owners)
+    if modes:
+        found.append(f"train(): layers in another mode: {modes[:6]}")
+    for part in ("outputs", "input_grads", "param_grads"):
+        found += compare(part, want.get(part, {}), got.get(part, {}), tolerance)
+    return found

@@ -1,0 +1,53 @@
+"""Every component against the golden records of MMDetection 2.26.0."""
+
+import json
+
+import golden
+import pytest
+import torch
+
+import fastdet
+
+#: Records of components that run Triton kernels, small enough for the interpreter.
+KERNEL_RECORDS = ("anchor__*", "backbone__swin-exact", "backbone__swin-patch2-cp")
+
+
+def name(path):
+    return path.name.removesuffix(".json.gz")
+
+
+def test_there_are_records():
+    assert len(golden.records()) > 50
+
+
+@pytest.mark.parametrize("path", golden.records(), ids=name)
+def test_float64(path):
+    case = golden.load(path)
+    assert golden.mismatches(case, golden.run(case)) == []
+
+
+@pytest.mark.parametrize("path", golden.records("anchor__retina"), ids=name)
+def test_a_wrong_number_is_found(path):
+    case = golden.load(path)
+    values = next(iter(case["want"]["results"][2].values()))["values"]
+    values[7] += 1e-3
+    assert len(golden.mismatches(case, golden.run(case))) == 1
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    "path", [p for pattern in KERNEL_RECORDS for p in golden.records(pattern)], ids=name)
+def test_kernels_float32(path, kernel_device):
+    """A whole component on its kernels loses no more than twice what torch loses in float32."""
+    case = golden.load(path)
+    if case["form"] == "calls":
+        moved = json.loads(json.dumps(case).replace('"cpu"', json.dumps(str(kernel_device))))
+        assert golden.mismatches(case, golden.run(moved, device=kernel_device)) == []
+        return
+    got = golden.run(case, torch.float32, kernel_device)
+    with fastdet.backend("torch"):
+        torchs = golden.run(case, torch.float32, kernel_device)
+    for part in ("outputs", "input_grads", "param_grads"):
+        for key, want in case["want"][part].items():
+            lost = golden.error(want, torchs[part][key], golden.PICKS[part])
+            assert golden.error(want, got[part][key], golden.PICKS[part]) <= 2 * lost + 1e-5, key
