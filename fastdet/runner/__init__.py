@@ -1,0 +1,22 @@
+"""What MMDetection code takes from ``mmcv.runner``: self-initialising modules and checkpoints."""
+
+from .base_module import BaseModule, ModuleDict, ModuleList, Sequential
+from .checkpoint import (
+    CheckpointLoader,
+    _load_checkpoint,
+    _load_checkpoint_with_prefix,
+    find_state_dict,
+    get_state_dict,
+    load_checkpoint,
+    load_state_dict,
+    save_checkpoint,
+    weights_to_cpu,
+)
+from .fp16 import auto_fp16, force_fp32
+
+__all__ = [
+    "BaseModule", "ModuleDict", "ModuleList", "Sequential",
+    "CheckpointLoader", "_load_checkpoint", "_load_checkpoint_with_prefix", "find_state_dict",
+    "get_state_dict", "load_checkpoint", "load_state_dict", "save_checkpoint", "weights_to_cpu",
+    "auto_fp16", "force_fp32",
+]
