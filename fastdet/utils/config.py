@@ -2,9 +2,8 @@
 
 mmcv imports a config file as a Python module. Here the file is parsed, and a small interpreter
 evaluates the part of Python that configs are written in: literals, ``dict(...)``, names assigned
-earlier, arithmetic, f-strings and comprehensions over ranges and lists. It reaches no module, no
-attribute and no function but the few named below, its work and its values are bounded, and
-everything else is refused with the file, the line and the construct.
+earlier and arithmetic. It reaches no module, no attribute and no function, its work and its values
+are bounded, and everything else is refused with the file, the line and the construct.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ import math
 import operator
 import re
 import warnings
-from collections import ChainMap
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -452,7 +450,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
     ast.UAdd: operator.pos, ast.USub: operator.neg,
 }
-_ITERABLE = (list, tuple, set, dict, range, str)
+_ITERABLE = (list, tuple, set, dict, str)
 
 _CONSTRUCTS: dict[type[ast.AST], str] = {
     ast.Import: "an import", ast.ImportFrom: "an import",
@@ -463,7 +461,9 @@ _CONSTRUCTS: dict[type[ast.AST], str] = {
     ast.With: "a with statement", ast.AsyncWith: "a with statement",
     ast.Try: "a try statement", ast.Raise: "a raise statement", ast.Assert: "an assert statement",
     ast.Delete: "a del statement", ast.Global: "a global statement",
-    ast.GeneratorExp: "a generator expression", ast.Await: "an await expression",
+    ast.GeneratorExp: "a generator expression", ast.ListComp: "a list comprehension",
+    ast.DictComp: "a dict comprehension", ast.SetComp: "a set comprehension",
+    ast.JoinedStr: "an f-string", ast.Await: "an await expression",
     ast.NamedExpr: "an assignment expression", ast.Compare: "a comparison",
     ast.BoolOp: "a boolean operation", ast.AnnAssign: "an annotated assignment",
 }
@@ -474,7 +474,7 @@ class _Interpreter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.names: MutableMapping[str, Any] = {}
+        self.names: dict[str, Any] = {}
         self.steps = 0
 
     # Errors
@@ -518,7 +518,7 @@ class _Interpreter:
             if isinstance(node, ast.Assign):
                 value = self.eval(node.value)
                 for target in node.targets:
-                    self.assign(target, value, self.names)
+                    self.assign(target, value)
             elif isinstance(node, ast.AugAssign):
                 self.augment(node)
             elif isinstance(node, ast.Expr) and isinstance(node.value, (ast.Constant, ast.Call)):
@@ -526,15 +526,15 @@ class _Interpreter:
             else:
                 self.refuse(node.value if isinstance(node, ast.Expr) else node)
 
-    def assign(self, target: ast.expr, value: Any, scope: MutableMapping[str, Any]) -> None:
+    def assign(self, target: ast.expr, value: Any) -> None:
         if isinstance(target, ast.Name):
-            scope[target.id] = value
+            self.names[target.id] = value
         elif isinstance(target, (ast.Tuple, ast.List)):
             items = self.items(target, value)
             if len(items) != len(target.elts):
                 self.fail(target, f"{len(items)} values for {len(target.elts)} names")
             for part, item in zip(target.elts, items):
-                self.assign(part, item, scope)
+                self.assign(part, item)
         elif isinstance(target, ast.Subscript):
             holder, key = self.eval(target.value), self.key(target.slice)
             if not isinstance(holder, (dict, list)):
@@ -552,7 +552,7 @@ class _Interpreter:
             self.bounded(node, len(before) + len(items))
             before.extend(items)
         else:
-            self.assign(node.target, self.binary(node, node.op, before, value), self.names)
+            self.assign(node.target, self.binary(node, node.op, before, value))
 
     # Expressions
 
@@ -573,20 +573,6 @@ class _Interpreter:
             self.fail(node, f"the name '{node.id}' is not assigned earlier in the file",
                       f"the name '{node.id}'")
         return self.names[node.id]
-
-    def eval_JoinedStr(self, node: ast.JoinedStr) -> str:
-        text = ""
-        for part in node.values:
-            if isinstance(part, ast.FormattedValue):
-                value = self.eval(part.value)
-                plain = value is None or isinstance(value, (str, int, float))
-                if not plain or part.conversion != -1 or part.format_spec is not None:
-                    self.refuse(node, "an f-string with more than plain values in it")
-                text += str(value)
-            else:
-                text += str(self.eval(part))
-            self.bounded(node, len(text))
-        return text
 
     def elements(self, nodes: list[ast.expr]) -> list[Any]:
         found: list[Any] = []
@@ -673,52 +659,10 @@ class _Interpreter:
             self.refuse(node, f"a {BASE_KEY} reference as a key")
         return key
 
-    # Comprehensions
-
-    def eval_ListComp(self, node: ast.ListComp) -> list[Any]:
-        found: list[Any] = []
-        self.loop(node, node.generators, lambda: found.append(self.eval(node.elt)))
-        return found
-
-    def eval_DictComp(self, node: ast.DictComp) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
-
-        def add() -> None:
-            self.attempt(node, operator.setitem, found, self.key(node.key),
-                        self.eval(node.value))
-
-        self.loop(node, node.generators, add)
-        return found
-
-    def loop(self, node: ast.expr, generators: list[ast.comprehension],
-             body: Callable[[], None]) -> None:
-        outside = self.names
-        self.names = ChainMap({}, outside)  # the loop variables stay inside
-        try:
-            self.nest(node, generators, body)
-        finally:
-            self.names = outside
-
-    def nest(self, node: ast.expr, generators: list[ast.comprehension],
-             body: Callable[[], None]) -> None:
-        if not generators:
-            body()
-            return
-        first, *rest = generators
-        if first.ifs or first.is_async:
-            self.refuse(node, "a comprehension with a condition")
-        for item in self.items(node, self.eval(first.iter)):
-            self.step(node)
-            self.assign(first.target, item, self.names)
-            self.nest(node, rest, body)
-
     def items(self, node: ast.AST, value: Any) -> list[Any]:
         if not isinstance(value, _ITERABLE):
             self.fail(node, f"a {_kind(value)} cannot be iterated over")
-        if isinstance(value, range):  # whose len() may be too large for len()
-            self.bounded(node, abs(value.stop - value.start) // abs(value.step))
-        else:
-            self.bounded(node, len(value))
+        self.bounded(node, len(value))
         return list(value)
 
     def mapping(self, node: ast.AST, value: Any) -> dict[str, Any]:
@@ -730,21 +674,10 @@ class _Interpreter:
 
     def eval_Call(self, node: ast.Call) -> Any:
         function = node.func
-        if isinstance(function, ast.Name) and function.id not in self.names:
-            call = getattr(self, f"call_{function.id}", None)
-            if call is not None:
-                args, kwargs = self.arguments(node)
-                return self.attempt(node, call, node, *args, **kwargs)
-        elif isinstance(function, ast.Attribute) and function.attr in ("copy", "update"):
-            holder = self.eval(function.value)
-            args, kwargs = self.arguments(node)
-            if isinstance(holder, dict) and function.attr == "update":
-                new = self.attempt(node, self.call_dict, node, *args, **kwargs)
-                return holder.update(new)
-            if isinstance(holder, (dict, list)) and function.attr == "copy":
-                self.bounded(node, len(holder))
-                return self.attempt(node, holder.copy, *args, **kwargs)
-        return self.refuse(node, f"a call of '{_source(function)}'")
+        if not isinstance(function, ast.Name) or function.id != "dict" or "dict" in self.names:
+            return self.refuse(node, f"a call of '{_source(function)}'")
+        args, kwargs = self.arguments(node)
+        return self.attempt(node, self.make_dict, node, *args, **kwargs)
 
     def arguments(self, node: ast.Call) -> tuple[list[Any], dict[str, Any]]:
         kwargs: dict[str, Any] = {}
@@ -757,37 +690,8 @@ class _Interpreter:
             kwargs.update(new)
         return self.elements(node.args), kwargs
 
-    def call_dict(self, node: ast.AST, first: Any = (), /, **kwargs: Any) -> dict[Any, Any]:
+    def make_dict(self, node: ast.AST, first: Any = (), /, **kwargs: Any) -> dict[Any, Any]:
         return {**dict(first if isinstance(first, dict) else self.items(node, first)), **kwargs}
-
-    def call_list(self, node: ast.AST, value: Any = (), /) -> list[Any]:
-        return self.items(node, value)
-
-    def call_tuple(self, node: ast.AST, value: Any = (), /) -> tuple[Any, ...]:
-        return tuple(self.items(node, value))
-
-    def call_range(self, node: ast.AST, /, *args: Any) -> range:
-        return range(*args)
-
-    def call_enumerate(self, node: ast.AST, value: Any, /, start: int = 0) -> list[Any]:
-        return list(enumerate(self.items(node, value), start))
-
-    def call_zip(self, node: ast.AST, /, *values: Any) -> list[Any]:
-        return list(zip(*(self.items(node, v) for v in values)))
-
-    def call_len(self, node: ast.AST, value: Any, /) -> int:
-        return len(self.items(node, value))
-
-    def call_int(self, node: ast.AST, value: Any = 0, /) -> int:
-        return int(self.scalar(node, value))
-
-    def call_float(self, node: ast.AST, value: Any = 0.0, /) -> float:
-        return float(self.scalar(node, value))
-
-    def scalar(self, node: ast.AST, value: Any) -> Any:
-        if not isinstance(value, (int, float, str)):
-            self.fail(node, f"a number is needed here, got a {_kind(value)}")
-        return value
 
 
 def _kind(value: Any) -> str:
@@ -814,7 +718,7 @@ def _pretty(value: Any, depth: int) -> str:
         if isinstance(value, tuple) and len(value) == 1:
             items[0] += ","
     elif isinstance(value, float) and not math.isfinite(value):
-        return f"float('{value}')"
+        return "(1e999 - 1e999)" if math.isnan(value) else "1e999" if value > 0 else "-1e999"
     else:
         return repr(value)
     line = f"{start}{', '.join(items)}{end}"
