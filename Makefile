@@ -39,6 +39,7 @@ lint: $(STAMP)
 
 ## make bench    the benchmarks, on whatever device is there
 bench: $(STAMP)
+	$(BIN)/python -m pytest -q benchmarks/test_bench.py
 	$(BIN)/python -m benchmarks
 
 ## make ledger   compile every kernel ahead of time and rewrite benchmarks/ledger/*.json

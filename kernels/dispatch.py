@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = ["BACKENDS", "BackendError", "Reason", "backend", "get_backend", "set_backend",
-           "device_reason", "use_triton"]
+           "device_reason", "tracing", "use_triton"]
 
 BACKENDS = ("auto", "triton", "torch")
 
@@ -114,3 +115,10 @@ def use_triton(operator: str, device: torch.device, reason: Reason | None) -> bo
     if reason is not None and _backend == "triton":
         raise BackendError(f"{operator}: the triton backend was asked for, but {reason}")
     return reason is None
+
+
+def tracing() -> bool:
+    """True while calls are recorded rather than run: by a compiler, or a dispatch mode such as
+    FakeTensor's. Then operators must go through the dispatcher and no result may be kept;
+    otherwise calling a body directly saves most of what a launch-bound operator costs."""
+    return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None

@@ -17,7 +17,8 @@ import torch
 from .dispatch import interpreting
 from .interpreter import mend_bfloat16
 
-__all__ = ["Launch", "capability", "dot_precision", "launch", "record_launches"]
+__all__ = ["Launch", "capability", "dot_precision", "launch", "num_sms", "record_launches",
+           "recording"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ def record_launches(capability: tuple[int, int]) -> Iterator[list[Launch]]:
         _recorder = before
 
 
+def recording() -> bool:
+    """True inside :func:`record_launches`: nothing that a call returns has a value."""
+    return _recorder is not None
+
+
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability that launch configs are chosen for; ``(0, 0)`` off NVIDIA GPUs."""
     if _recorder is not None:
@@ -85,8 +91,10 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, device: torch.device,
         grid: programs along each axis; nothing is launched when one of them is zero.
         args: the kernel's run-time arguments in order.
         device: the device of the tensors among ``args``.
-        options: ``constexpr`` arguments and launch options (``num_warps`` …) by name.
+        options: ``constexpr`` arguments and launch options (``num_warps`` …) by name. Products and
+            sums are fused unless ``enable_fp_fusion=False``: the default of Triton changes.
     """
+    options.setdefault("enable_fp_fusion", True)
     if 0 in grid:
         return
     if _recorder is not None:

@@ -35,7 +35,7 @@ def _launch_draw(heatmap: Tensor, discs: Tensor, starts: Tensor, k: float,
     launch(gaussian_targets_kernel, (tiles, c, b), heatmap, discs, starts, ones,
            float(k), float(torch.finfo(heatmap.dtype).eps), h, w, *heatmap.stride(),
            device=heatmap.device, IN_PLACE=ones is None, HAS_ONES=ones is not None,
-           RECIPROCAL=heatmap.device.type == "cuda", LIBDEVICE=not interpreting(),
+           RECIPROCAL=not interpreting(), LIBDEVICE=not interpreting(),
            BLOCK_H=TILE_H, BLOCK_W=TILE_W, num_warps=4, enable_fp_fusion=False)
 
 
@@ -89,7 +89,7 @@ def _discs_triton(boxes: Tensor, labels: Tensor, width_ratio: float, height_rati
     labels = labels.long().contiguous()
     launch(centernet_discs_kernel, (-(-n // block),), boxes.contiguous(), labels, discs, values, n,
            width_ratio, height_ratio, min_overlap, 1 - min_overlap, 1 + min_overlap,
-           device=boxes.device, RECIPROCAL=boxes.device.type == "cuda", BLOCK_N=block,
+           device=boxes.device, RECIPROCAL=not interpreting(), BLOCK_N=block,
            num_warps=4, enable_fp_fusion=False)
     return discs, values
 

@@ -21,7 +21,7 @@ def _keep(seed, offs_m, offs_n, N_K, dropout_p):
 @triton.jit
 def _fwd_tile(acc, total, top, q, k_ptrs, v_ptrs, start, N_K, stride_kv, seed, offs_m, offs_n,
               mask_d, scale_log2, dropout_p, MASKED: tl.constexpr, HAS_DROPOUT: tl.constexpr,
-              PRECISION: tl.constexpr):
+              PRECISION: tl.constexpr, TRANSPOSE: tl.constexpr):
     """One step of the online softmax: the keys from ``start``."""
     step = tl.cast(start, tl.int64) * stride_kv
     if MASKED:
@@ -30,7 +30,12 @@ def _fwd_tile(acc, total, top, q, k_ptrs, v_ptrs, start, N_K, stride_kv, seed, o
         mask_kv = mask_d[None, :]
     k = tl.load(k_ptrs + step, mask=mask_kv, other=0.0)
     v = tl.load(v_ptrs + step, mask=mask_kv, other=0.0)
-    s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2
+    if TRANSPOSE:
+        # Without tensor cores a product holds its first operand in registers: let that be the
+        # tile that changes, or q spills.
+        s = tl.trans(tl.dot(k, tl.trans(q), input_precision=PRECISION)) * scale_log2
+    else:
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2
     if MASKED:
         s = tl.where((start + offs_n < N_K)[None, :], s, float("-inf"))
     new_top = tl.maximum(top, tl.max(s, 1))
@@ -59,6 +64,7 @@ def spatial_reduction_attention_fwd_kernel(
     D: tl.constexpr,
     HAS_DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
+    TRANSPOSE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -91,11 +97,11 @@ def spatial_reduction_attention_fwd_kernel(
     for start in range(0, whole, BLOCK_N):
         acc, total, top = _fwd_tile(acc, total, top, q, k_ptrs, v_ptrs, start, N_K, 2 * C, seed,
                                     offs_m, offs_n, mask_d, scale_log2, dropout_p, False,
-                                    HAS_DROPOUT, PRECISION)
+                                    HAS_DROPOUT, PRECISION, TRANSPOSE)
     if whole < N_K:
         acc, total, top = _fwd_tile(acc, total, top, q, k_ptrs, v_ptrs, whole, N_K, 2 * C, seed,
                                     offs_m, offs_n, mask_d, scale_log2, dropout_p, True,
-                                    HAS_DROPOUT, PRECISION)
+                                    HAS_DROPOUT, PRECISION, TRANSPOSE)
     if HAS_DROPOUT:
         acc = acc / (1.0 - dropout_p)
     out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
@@ -130,7 +136,7 @@ def spatial_reduction_attention_bwd_delta_kernel(
 @triton.jit
 def _dq_tile(dq, q, grad, lse, delta, k_ptrs, v_ptrs, start, N_K, stride_kv, seed, offs_m, offs_n,
              mask_d, scale_log2, dropout_p, MASKED: tl.constexpr, HAS_DROPOUT: tl.constexpr,
-             PRECISION: tl.constexpr):
+             PRECISION: tl.constexpr, TRANSPOSE: tl.constexpr):
     """Add to dq / scale what the keys from ``start`` give."""
     step = tl.cast(start, tl.int64) * stride_kv
     if MASKED:
@@ -139,8 +145,15 @@ def _dq_tile(dq, q, grad, lse, delta, k_ptrs, v_ptrs, start, N_K, stride_kv, see
         mask_kv = mask_d[None, :]
     k = tl.load(k_ptrs + step, mask=mask_kv, other=0.0)
     v = tl.load(v_ptrs + step, mask=mask_kv, other=0.0)
-    p = tl.exp2(tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2 - lse[:, None])
-    dp = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
+    if TRANSPOSE:
+        # Without tensor cores a product holds its first operand in registers: let that be the
+        # tile that changes, or q and grad spill.
+        s = tl.trans(tl.dot(k, tl.trans(q), input_precision=PRECISION))
+        dp = tl.trans(tl.dot(v, tl.trans(grad), input_precision=PRECISION))
+    else:
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        dp = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
+    p = tl.exp2(s * scale_log2 - lse[:, None])
     if HAS_DROPOUT:
         keep = _keep(seed, offs_m, start + offs_n, N_K, dropout_p)
         dp = tl.where(keep, dp / (1.0 - dropout_p), 0.0)
@@ -167,6 +180,7 @@ def spatial_reduction_attention_bwd_dq_kernel(
     D: tl.constexpr,
     HAS_DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
+    TRANSPOSE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -197,10 +211,12 @@ def spatial_reduction_attention_bwd_dq_kernel(
     whole = N_K // BLOCK_N * BLOCK_N
     for start in range(0, whole, BLOCK_N):
         dq = _dq_tile(dq, q, grad, lse, delta, k_ptrs, v_ptrs, start, N_K, 2 * C, seed, offs_m,
-                      offs_n, mask_d, scale_log2, dropout_p, False, HAS_DROPOUT, PRECISION)
+                      offs_n, mask_d, scale_log2, dropout_p, False, HAS_DROPOUT, PRECISION,
+                      TRANSPOSE)
     if whole < N_K:
         dq = _dq_tile(dq, q, grad, lse, delta, k_ptrs, v_ptrs, whole, N_K, 2 * C, seed, offs_m,
-                      offs_n, mask_d, scale_log2, dropout_p, True, HAS_DROPOUT, PRECISION)
+                      offs_n, mask_d, scale_log2, dropout_p, True, HAS_DROPOUT, PRECISION,
+                      TRANSPOSE)
     tl.store(dq_ptr + at, (dq * scale).to(dq_ptr.dtype.element_ty), mask=mask_q)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Reason, use_triton
-from ..launch import dot_precision, launch, num_sms
+from ..launch import capability, dot_precision, launch, num_sms
 from .reference import spatial_reduction_attention_reference
 
 __all__ = ["can_run_spatial_reduction_attention", "spatial_reduction_attention"]
@@ -33,16 +33,19 @@ class _Config(NamedTuple):
     num_stages: int
 
 
-def _config(kind: str, d: int, dtype: torch.dtype) -> _Config:
+def _config(kind: str, d: int, dtype: torch.dtype, device: torch.device) -> _Config:
     """Tile of queries by keys and launch options of one kernel: ``fwd``, ``dq`` or ``dkv``."""
+    card = capability(device)
     if dtype == torch.float32:
-        # No tensor cores in IEEE precision: small tiles keep the operands in registers.
-        return _Config(64, 32, 4, 2) if kind != "dkv" else _Config(32, 64, 4, 2)
+        # NVIDIA's tensor cores have no IEEE fp32: small tiles keep the operands in registers.
+        if card == (0, 0):
+            return _Config(16, 64, 8, 1) if kind == "dkv" else _Config(64, 32, 4, 2)
+        return _Config(32, 64, 8, 1) if kind == "dkv" else _Config(64, 32, 8, 1)
     if kind == "fwd":
-        return _Config(128, 64, 8 if d > 64 else 4, 3)
+        return _Config(128, 64, 8, 3)
     if kind == "dq":
         return _Config(128, 64, 8, 2)
-    return _Config(64, 64, 4 if d <= 64 else 8, 2)
+    return _Config(64, 64, 8 if d > 64 or card == (8, 0) else 4, 2)
 
 
 def _splits(n_q: int, tiles: int, block_m: int, device: torch.device) -> tuple[int, int]:
@@ -62,6 +65,12 @@ def _common(q: Tensor, num_heads: int, dropout_p: float) -> dict[str, Any]:
             "HAS_DROPOUT": int(dropout_p > 0), "PRECISION": dot_precision(q.dtype)}
 
 
+def _transpose(q: Tensor) -> int:
+    """Whether products run without tensor cores: IEEE fp32 on an NVIDIA GPU."""
+    return int(q.dtype == torch.float32 and dot_precision(q.dtype) == "ieee"
+               and capability(q.device) != (0, 0))
+
+
 @torch.library.custom_op("fastdet::spatial_reduction_attention", mutates_args=())
 def _forward(q: Tensor, kv: Tensor, seed: Tensor | None, num_heads: int, scale: float,
              dropout_p: float) -> tuple[Tensor, Tensor]:
@@ -72,11 +81,11 @@ def _forward(q: Tensor, kv: Tensor, seed: Tensor | None, num_heads: int, scale: 
     out = torch.empty_like(q)
     lse = torch.empty(b, num_heads, n_q, dtype=torch.float32, device=q.device)
     options = _common(q, num_heads, dropout_p)
-    config = _config("fwd", options["D"], q.dtype)
+    config = _config("fwd", options["D"], q.dtype, q.device)
     launch(spatial_reduction_attention_fwd_kernel, (-(-n_q // config.block_m), b * num_heads),
            q, kv, seed, out, lse, n_q, kv.shape[1], num_heads, scale * math.log2(math.e),
-           dropout_p, device=q.device, **options, BLOCK_M=config.block_m, BLOCK_N=config.block_n,
-           num_warps=config.num_warps, num_stages=config.num_stages)
+           dropout_p, device=q.device, **options, TRANSPOSE=_transpose(q), BLOCK_M=config.block_m,
+           BLOCK_N=config.block_n, num_warps=config.num_warps, num_stages=config.num_stages)
     return out, lse
 
 
@@ -104,14 +113,14 @@ def _backward(grad: Tensor, q: Tensor, kv: Tensor, seed: Tensor | None, out: Ten
            BLOCK_D=options["BLOCK_D"], num_warps=4)
 
     dq = torch.empty_like(q)
-    config = _config("dq", options["D"], q.dtype)
+    config = _config("dq", options["D"], q.dtype, device)
     launch(kernel.spatial_reduction_attention_bwd_dq_kernel, (-(-n_q // config.block_m), heads),
            q, kv, grad, lse, delta, seed, dq, n_q, n_k, num_heads, scale, scale_log2, dropout_p,
-           device=device, **options, BLOCK_M=config.block_m, BLOCK_N=config.block_n,
-           num_warps=config.num_warps, num_stages=config.num_stages)
+           device=device, **options, TRANSPOSE=_transpose(q), BLOCK_M=config.block_m,
+           BLOCK_N=config.block_n, num_warps=config.num_warps, num_stages=config.num_stages)
 
     dkv = torch.empty_like(kv)
-    config = _config("dkv", options["D"], q.dtype)
+    config = _config("dkv", options["D"], q.dtype, device)
     tiles = -(-n_k // config.block_n)
     splits, rows = _splits(n_q, tiles * heads, config.block_m, device)
     # One split writes the result itself; several leave partial sums that are added in order.

@@ -1,0 +1,121 @@
+"""How the levels of a feature pyramid reach a kernel: as scalars, without a copy or a sync.
+
+A kernel's parameters are the one table that travels with a launch for free. A level's (height,
+width, rows per cell) and an image's valid sizes are small, so several share one 64-bit parameter:
+four fields of 15 bits. Bit 62 is always set, which keeps the parameter an ``i64`` whatever its
+fields hold, so that one compiled kernel serves every image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Reason
+
+__all__ = ["MAX_LEVELS", "check_levels", "chunks", "dtype_reason", "flatten", "grid_reason",
+           "level_rows", "level_words", "num_blocks", "pack", "pairs", "split_levels"]
+
+T = TypeVar("T")
+
+#: Levels that one launch takes; more levels take more launches.
+MAX_LEVELS = 8
+
+FIELD_BITS = 15
+FIELD_MAX = (1 << FIELD_BITS) - 1
+GUARD = 1 << 62
+
+#: Row numbers inside a kernel are 32-bit; the last block may reach past the last row.
+MAX_ROWS = 2**31 - 4096
+
+
+def pack(fields: Sequence[int]) -> int:
+    """One kernel parameter from up to four numbers in ``[0, 32767]``."""
+    word = GUARD
+    for i, value in enumerate(fields):
+        word |= value << (FIELD_BITS * i)
+    return word
+
+
+def level_words(sizes: Sequence[tuple[int, int]], counts: Sequence[int]) -> list[int]:
+    """The kernel parameters of up to ``MAX_LEVELS`` levels, empty levels after the last."""
+    words = [pack((h, w, a)) for (h, w), a in zip(sizes, counts)]
+    return words + [GUARD] * (MAX_LEVELS - len(words))
+
+
+def level_rows(sizes: Sequence[tuple[int, int]], counts: Sequence[int]) -> list[int]:
+    """Rows of every level: height times width times rows per cell."""
+    return [h * w * a for (h, w), a in zip(sizes, counts)]
+
+
+def num_blocks(rows: Sequence[int], block: int) -> int:
+    """Programs that own ``block`` rows each, no program of two levels."""
+    return sum(-(-n // block) for n in rows)
+
+
+def chunks(n: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` that cover ``range(n)``."""
+    return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
+
+def split_levels(flat: Tensor, rows: Sequence[int], dim: int = 0) -> list[Tensor]:
+    """Views of the levels that follow one another along ``dim`` of ``flat``.
+
+    Args:
+        flat: the buffer of all levels.
+        rows: rows of every level.
+        dim: the dimension that holds them.
+
+    Returns:
+        One view per level; they share the memory and the version counter of ``flat``.
+    """
+    return [flat.narrow(dim, end - n, n) for end, n in zip(accumulate(rows), rows)]
+
+
+def check_levels(sizes: Sequence[tuple[int, int]], **tables: Sequence[object]) -> None:
+    """Refuse level tables of different lengths and negative sizes.
+
+    Raises:
+        ValueError: a table has not one entry per size, or a size is negative.
+    """
+    for name, table in tables.items():
+        if len(table) != len(sizes):
+            raise ValueError(f"{name} has {len(table)} levels, but there are {len(sizes)} sizes")
+    for h, w in sizes:
+        if h < 0 or w < 0:
+            raise ValueError(f"a feature map's height and width must not be negative, got {h}, {w}")
+
+
+def grid_reason(sizes: Sequence[tuple[int, int]], counts: Sequence[int]) -> Reason | None:
+    """Why a grid of these levels does not fit the kernels' parameters, or ``None``."""
+    largest = max((n for size, a in zip(sizes, counts) for n in (*size, a)), default=0)
+    if largest > FIELD_MAX:
+        return f"a level's height, width or rows per cell is {largest}, over {FIELD_MAX}"
+    total = sum(level_rows(sizes, counts))
+    if total > MAX_ROWS:
+        return f"the levels have {total} rows, over {MAX_ROWS}"
+    return None
+
+
+def pairs(flat: Sequence[T]) -> list[tuple[T, T]]:
+    """``[a, b, c, d]`` to ``[(a, b), (c, d)]``: custom operators take flat lists only."""
+    return list(zip(flat[::2], flat[1::2]))
+
+
+def flatten(table: Sequence[Sequence[T]]) -> list[T]:
+    """``[(a, b), (c, d)]`` to ``[a, b, c, d]``."""
+    return [value for row in table for value in row]
+
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def dtype_reason(dtype: torch.dtype) -> Reason | None:
+    """Why the kernels do not write ``dtype``, or ``None``."""
+    if dtype not in _DTYPES:
+        return f"the kernels write float32, float16 and bfloat16, not {str(dtype)[6:]}"
+    return None

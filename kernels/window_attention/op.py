@@ -1,0 +1,326 @@
+"""Window attention: checks, dispatch, launches, autograd and torch.library registration."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Reason, use_triton
+from ..launch import capability, dot_precision, launch, num_sms
+from .reference import window_attention_reference
+
+__all__ = ["can_run_window_attention", "window_attention"]
+
+_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _check(qkv: Tensor, table: Tensor, hw: tuple[int, int], num_heads: int, window_size: int,
+           shift: int, pad_value: Tensor | None, dropout_p: float,
+           index: Tensor | None) -> None:
+    if qkv.dim() != 3 or not qkv.is_floating_point():
+        raise ValueError("window_attention: qkv must be a floating-point [B, H*W, 3C], got "
+                         f"{qkv.dtype} {list(qkv.shape)}")
+    if len(hw) != 2 or hw[0] < 1 or hw[1] < 1:
+        raise ValueError(f"window_attention: hw must be two positive sizes (H, W), got {hw}")
+    if qkv.shape[1] != hw[0] * hw[1]:
+        raise ValueError(f"window_attention: qkv has {qkv.shape[1]} tokens, but hw={tuple(hw)} "
+                         f"makes {hw[0] * hw[1]}")
+    if num_heads < 1 or qkv.shape[2] == 0 or qkv.shape[2] % (3 * num_heads):
+        raise ValueError(f"window_attention: the last size of qkv, {qkv.shape[2]}, must be a "
+                         f"multiple of 3 * num_heads = {3 * num_heads}")
+    if window_size < 1:
+        raise ValueError(f"window_attention: window_size must be positive, got {window_size}")
+    if not 0 <= shift < window_size:
+        raise ValueError(f"window_attention: shift must lie in [0, {window_size}), got {shift}")
+    rows = (2 * window_size - 1) ** 2
+    if table.dim() != 2 or table.shape[0] != rows or table.shape[1] != num_heads:
+        raise ValueError("window_attention: relative_position_bias_table must be "
+                         f"[{rows}, {num_heads}], got {list(table.shape)}")
+    if not table.is_floating_point() or table.device != qkv.device:
+        raise ValueError("window_attention: relative_position_bias_table must be floating-point "
+                         f"on {qkv.device}, got {table.dtype} on {table.device}")
+    if pad_value is not None and (pad_value.dim() != 1 or pad_value.shape[0] != qkv.shape[2]):
+        raise ValueError(f"window_attention: pad_value must be [{qkv.shape[2]}], got "
+                         f"{list(pad_value.shape)}")
+    if pad_value is not None and (not pad_value.is_floating_point()
+                                  or pad_value.device != qkv.device):
+        raise ValueError(f"window_attention: pad_value must be floating-point on {qkv.device}, "
+                         f"got {pad_value.dtype} on {pad_value.device}")
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ValueError(f"window_attention: dropout_p must lie in [0, 1], got {dropout_p}")
+    tokens = window_size * window_size
+    if index is not None and (index.dtype != torch.int64 or list(index.shape) != [tokens, tokens]):
+        raise ValueError(f"window_attention: relative_position_index must be int64 "
+                         f"[{tokens}, {tokens}], got {index.dtype} {list(index.shape)}")
+
+
+def can_run_window_attention(qkv: Tensor, window_size: int, num_heads: int,
+                             relative_position_index: Tensor | None = None) -> Reason | None:
+    """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
+    if qkv.dtype not in _KERNEL_DTYPES:
+        return f"its kernels take float32, float16 and bfloat16, not {qkv.dtype}"
+    d = qkv.shape[2] // (3 * num_heads)
+    if not 16 <= d <= 128:
+        return f"its kernels take heads of 16 to 128 channels, not {d}"
+    if not 2 <= window_size <= 16:
+        return f"its kernels take windows of 2 to 16 tokens a side, not {window_size}"
+    if relative_position_index is not None:
+        return "its kernels take only the standard relative_position_index"
+    return None
+
+
+class _Config(NamedTuple):
+    block_m: int  # queries of a tile
+    block_n: int  # keys of a tile
+    block_d: int  # channels at a time
+    num_warps: int
+    num_stages: int
+    per_sm: int  # programs that a persistent grid starts for each multiprocessor
+
+    def chunks(self, d: int) -> int:
+        """Chunks of ``d`` channels, rounded up to a power of two."""
+        return 1 << (-(-d // self.block_d) - 1).bit_length()
+
+
+def _power(n: int) -> int:
+    """The next power of two that ``tl.dot`` takes."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, int]) -> _Config:
+    """Tile and launch options of one kernel: ``fwd``, ``bwd``, ``bwd_q`` or ``bwd_kv``.
+
+    The backward keeps four tiles of scores in registers (bias, its gradient, P, dP), the forward
+    two; wide heads are read 32 channels at a time, so that any call fits 64 KiB of shared memory
+    in half types and 96 KiB in fp32. Chosen by what compiles without spills, not by time. Cards
+    differ by how a product holds its operands: wgmma (9, 0), tcgen05 (10, 0), mma.sync (other
+    NVIDIA cards), mfma (0, 0), whose threads have 512 registers where there are at most 4 warps.
+    """
+    whole = _power(area)
+    full = dtype == torch.float32
+    hip, sync = card == (0, 0), card[0] not in (0, 9, 10)
+    block_d = min(_power(d), 32)
+    if whole <= 32:
+        warps = whole // 8 if kind == "bwd" else whole // 16
+        return _Config(whole, whole, block_d, warps, 1, 8)
+    if whole == 64 and kind == "fwd":
+        if full or d > 32:
+            return _Config(64, 64, block_d, 8, 1, 2)
+        return _Config(64, 64, block_d, 4, 2, 3)
+    if whole == 64:
+        if hip or (sync and not full):
+            return _Config(64, 64, 16, 4 if hip else 8, 1, 2)
+        return _Config(64, 64, block_d, 16 if full else 8, 1, 2)
+    if kind == "fwd":
+        return _Config(16 if full or sync or d > 32 else 64, whole, block_d,
+                       4 if hip and full else 8, 1, 2)
+    if kind == "bwd_q":
+        return _Config(16, whole, block_d, 4 if hip or not full and whole == 128 else 8, 1, 2)
+    if full or hip:
+        return _Config(whole, 16, block_d, 8 if hip else 16, 1, 2)
+    return _Config(whole, 32, 16 if card[0] == 10 else block_d, 8, 1, 2)
+
+
+class _Plan(NamedTuple):
+    """What the kernels of one call have in common."""
+
+    sizes: tuple[int, ...]  # H, W, windows down, windows across
+    windows: int
+    heads: int
+    options: dict[str, Any]
+
+    def slots(self, config: _Config, tiles: int, device: torch.device) -> int:
+        """Programs for each head and tile: enough to fill the device, none without a window."""
+        return min(self.windows, max(1, num_sms(device) * config.per_sm // (self.heads * tiles)))
+
+
+def _plan(qkv: Tensor, pad: Tensor | None, H: int, W: int, num_heads: int, window_size: int,
+          shift: int, dropout_p: float) -> _Plan:
+    down, across = -(-H // window_size), -(-W // window_size)
+    d = qkv.shape[2] // (3 * num_heads)
+    padded = (down * window_size, across * window_size) != (H, W)
+    options = {
+        "D": d, "WINDOW": window_size, "SHIFT": shift,
+        "HAS_PAD": int(pad is not None and padded), "HAS_DROPOUT": int(dropout_p > 0),
+        "PRECISION": dot_precision(qkv.dtype),
+    }
+    return _Plan((H, W, down, across), qkv.shape[0] * down * across, num_heads, options)
+
+
+@torch.library.custom_op("fastdet::window_attention", mutates_args=())
+def _forward(qkv: Tensor, table: Tensor, pad: Tensor | None, seed: Tensor | None, H: int, W: int,
+             num_heads: int, window_size: int, shift: int, scale: float,
+             dropout_p: float) -> Tensor:
+    from . import kernel
+
+    qkv = qkv.contiguous()
+    pad = None if pad is None else pad.contiguous()
+    area = window_size * window_size
+    plan = _plan(qkv, pad, H, W, num_heads, window_size, shift, dropout_p)
+    config = _config("fwd", area, plan.options["D"], qkv.dtype, capability(qkv.device))
+    tiles = -(-area // config.block_m)
+    slots = plan.slots(config, tiles, qkv.device)
+    out = qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3)
+    launch(kernel.window_attention_fwd_kernel, (num_heads * tiles * slots,), qkv, table,
+           qkv if pad is None else pad, qkv if seed is None else seed, out, plan.windows,
+           *plan.sizes, slots, num_heads, *table.stride(), scale, dropout_p, **plan.options,
+           BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_D=config.block_d,
+           num_warps=config.num_warps, num_stages=config.num_stages, device=qkv.device)
+    return out
+
+
+@_forward.register_fake
+def _(qkv: Tensor, *_args: Any) -> Tensor:
+    return qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3)
+
+
+@torch.library.custom_op("fastdet::window_attention_backward", mutates_args=())
+def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed: Tensor | None,
+              H: int, W: int, num_heads: int, window_size: int, shift: int, scale: float,
+              dropout_p: float, needs_table: bool, needs_pad: bool
+              ) -> tuple[Tensor, Tensor, Tensor]:
+    from . import kernel
+
+    grad, qkv = grad.contiguous(), qkv.contiguous()
+    pad = None if pad is None else pad.contiguous()
+    device, heads, area = qkv.device, num_heads, window_size * window_size
+    plan = _plan(qkv, pad, H, W, heads, window_size, shift, dropout_p)
+    d = plan.options["D"]
+    card = capability(device)
+    needs_pad = needs_pad and bool(plan.options["HAS_PAD"])
+    dqkv = torch.empty_like(qkv)
+    inputs = (qkv, table, qkv if pad is None else pad, qkv if seed is None else seed, grad)
+
+    def run(name: str, config: _Config, outputs: tuple[Tensor, ...], slots: int, tiles: int,
+            **options: int) -> None:
+        launch(getattr(kernel, f"window_attention_{name}_kernel"), (heads * tiles * slots,),
+               *inputs, *outputs, plan.windows, *plan.sizes, slots, heads, *table.stride(), scale,
+               dropout_p, **plan.options, **options, BLOCK_M=config.block_m,
+               BLOCK_D=config.block_d, num_warps=config.num_warps, num_stages=config.num_stages,
+               device=device)
+
+    def partials(slots: int, rows: int) -> Tensor:
+        shape = (slots, heads, rows, _power(area)) if needs_table else (0,)
+        return torch.empty(shape, device=device, dtype=torch.float32)
+
+    def pad_partials(programs: int) -> Tensor:
+        shape = (programs, 2, heads, d) if needs_pad else (0,)
+        return torch.empty(shape, device=device, dtype=torch.float32)
+
+    if area <= 64:
+        config = _config("bwd", area, d, qkv.dtype, card)
+        slots = plan.slots(config, 1, device)
+        dbias, dpads = partials(slots, config.block_m), pad_partials(slots)
+        run("bwd", config, (dqkv, dbias, dpads), slots, 1, NEEDS_BIAS=int(needs_table),
+            NEEDS_PAD=int(needs_pad), CHUNKS=config.chunks(d))
+    else:
+        stats = torch.empty((plan.windows, heads, 2, area), device=device, dtype=torch.float32)
+        config = _config("bwd_q", area, d, qkv.dtype, card)
+        tiles = -(-area // config.block_m)
+        slots = plan.slots(config, tiles, device)
+        dbias = partials(slots, tiles * config.block_m)
+        run("bwd_q", config, (dqkv, dbias, stats), slots, tiles, NEEDS_BIAS=int(needs_table),
+            BLOCK_N=config.block_n)
+        config = _config("bwd_kv", area, d, qkv.dtype, card)
+        tiles = -(-area // config.block_n)
+        kv_slots = plan.slots(config, tiles, device)
+        dpads = pad_partials(kv_slots * tiles)
+        run("bwd_kv", config, (stats, dqkv, dpads), kv_slots, tiles, NEEDS_PAD=int(needs_pad),
+            CHUNKS=config.chunks(d), BLOCK_N=config.block_n)
+
+    dtable = torch.empty_like(table if needs_table else table[:0],
+                              memory_format=torch.contiguous_format)
+    if needs_table:
+        launch(kernel.window_attention_bwd_table_kernel, (dtable.numel(),), dbias, dtable, slots,
+               heads, WINDOW=window_size, ROWS=dbias.shape[2], BLOCK_S=16, BLOCK_N=_power(area),
+               num_warps=4, device=device)
+    dpad = qkv.new_zeros(0 if pad is None else qkv.shape[2])
+    if needs_pad:
+        dpad.view(3, heads, d)[1:] = dpads.sum(0)
+    return dqkv, dtable, dpad
+
+
+@_backward.register_fake
+def _(_grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, *args: Any
+      ) -> tuple[Tensor, Tensor, Tensor]:
+    table = table if args[-2] else table[:0]
+    return (torch.empty_like(qkv, memory_format=torch.contiguous_format),
+            torch.empty_like(table, memory_format=torch.contiguous_format),
+            qkv.new_empty(0 if pad is None else qkv.shape[2]))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.rest = inputs[4:]
+
+
+def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needs = ctx.needs_input_grad
+    pad = ctx.saved_tensors[2]
+    dqkv, dtable, dpad = _backward(grad, *ctx.saved_tensors, *ctx.rest, needs[1],
+                                   pad is not None and needs[2])
+    return (dqkv, dtable if needs[1] else None, dpad if needs[2] else None,
+            *[None] * (1 + len(ctx.rest)))
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def window_attention(
+        qkv: Tensor, relative_position_bias_table: Tensor, hw: tuple[int, int], *, num_heads: int,
+        window_size: int, shift: int = 0, scale: float | None = None,
+        pad_value: Tensor | None = None, dropout_p: float = 0.0,
+        relative_position_index: Tensor | None = None) -> Tensor:
+    """Shifted-window multi-head self-attention of Swin, from token order to token order.
+
+    As MMDetection computes it: pad right and bottom to whole windows, roll by ``-shift``, cut into
+    windows, ``dropout(softmax(q * scale @ k^T + bias + mask)) @ v``, and all the way back. Padded
+    tokens are ordinary keys. With ``shift > 0`` scores between the two sides of a rolled border
+    get -100, also where the map is smaller than the window. Under autocast a float32 ``qkv`` is
+    cast as autocast casts the operands of a matrix product.
+
+    Args:
+        qkv: ``[B, H * W, 3C]``, tokens row by row; q, k and v along the last axis, each
+            ``[num_heads, d]``.
+        relative_position_bias_table: ``[(2 * window_size - 1)**2, num_heads]``, of any
+            floating-point type.
+        hw: ``(H, W)`` in tokens.
+        num_heads: heads; ``C = num_heads * d``.
+        window_size: the window's side in tokens.
+        shift: rows and columns the windows are shifted by, below ``window_size``.
+        scale: factor on q before the product, ``d ** -0.5`` by default.
+        pad_value: ``[3C]``, q, k and v of a padded token (the bias of the qkv projection);
+            zeros by default.
+        dropout_p: probability of dropping an attention weight; pass 0 outside training.
+        relative_position_index: ``[window_size**2, window_size**2]`` int64 rows of the table, for
+            a checkpoint whose index is not the standard one.
+
+    Returns:
+        ``[B, H * W, C]`` in token order, of the type of ``qkv``.
+
+    Raises:
+        ValueError: a shape, type or range is not as above.
+
+    Source: Swin Transformer, https://arxiv.org/abs/2103.14030
+    """
+    index = relative_position_index
+    _check(qkv, relative_position_bias_table, hw, num_heads, window_size, shift, pad_value,
+           dropout_p, index)
+    kind = qkv.device.type
+    if torch.is_autocast_enabled(kind) and qkv.dtype == torch.float32:
+        qkv = qkv.to(torch.get_autocast_dtype(kind))
+    reason = can_run_window_attention(qkv, window_size, num_heads, index)
+    if not use_triton("window_attention", qkv.device, reason):
+        return window_attention_reference(
+            qkv, relative_position_bias_table, hw, num_heads=num_heads, window_size=window_size,
+            shift=shift, scale=scale, pad_value=pad_value, dropout_p=dropout_p,
+            relative_position_index=index)
+    pad = None if pad_value is None else pad_value.to(qkv.dtype)
+    seed = None
+    if dropout_p > 0:
+        seed = torch.randint(2**62, (1,), device=qkv.device)
+    scale = (qkv.shape[2] // (3 * num_heads)) ** -0.5 if scale is None else scale
+    return _forward(qkv, relative_position_bias_table, pad, seed, *hw, num_heads, window_size,
+                    shift, float(scale), float(dropout_p))
