@@ -1,0 +1,31 @@
+"""The one error that a command shows its user."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+__all__ = ["CliError", "first_line", "require"]
+
+
+class CliError(Exception):
+    """Something the user gave or lacks, in one sentence."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message on one line; torch's go on for many."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def require(module: str, package: str) -> ModuleType:
+    """Import a module that the extra ``cli`` brings.
+
+    Raises:
+        CliError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise CliError(f"this command needs {package}; install it with "
+                       "pip install 'fastdet[cli]'") from None

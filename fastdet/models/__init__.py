@@ -1,0 +1,34 @@
+"""Backbones, necks and their parts, as in ``mmdet.models``."""
+
+import fastdet.ops  # noqa: F401  # registers the layers that configs call DCN, DCNv2 and SAC
+
+from .backbones import *  # noqa: F403
+from .backbones import __all__ as _backbones
+from .builder import (
+    BACKBONES,
+    DETECTORS,
+    HEADS,
+    LOSSES,
+    MODELS,
+    NECKS,
+    ROI_EXTRACTORS,
+    SHARED_HEADS,
+    build_backbone,
+    build_detector,
+    build_head,
+    build_loss,
+    build_neck,
+    build_roi_extractor,
+    build_shared_head,
+)
+from .necks import *  # noqa: F403
+from .necks import __all__ as _necks
+
+__all__ = [
+    "BACKBONES", "NECKS", "ROI_EXTRACTORS", "SHARED_HEADS", "HEADS", "LOSSES", "DETECTORS",
+    "MODELS",
+    "build_backbone", "build_neck", "build_roi_extractor", "build_shared_head", "build_head",
+    "build_loss", "build_detector",
+]
+__all__ += _backbones
+__all__ += _necks

@@ -1,0 +1,219 @@
+"""Dynamic Head (Dai et al., https://arxiv.org/abs/2106.08322)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastdet.cnn import (
+    HSigmoid,
+    build_activation_layer,
+    build_norm_layer,
+    constant_init,
+    normal_init,
+)
+from fastdet.kernels.dyhead_combine import Branch, dyhead_combine
+from fastdet.kernels.dyrelu import dyrelu
+from fastdet.ops import ModulatedDeformConv2d
+from fastdet.runner import BaseModule
+
+from ..builder import NECKS
+from ..utils import DyReLU
+
+__all__ = ["DyDCNv2", "DyHead", "DyHeadBlock"]
+
+Config = dict[str, Any]
+
+
+class DyDCNv2(nn.Module):
+    """A modulated deformable 3x3 convolution and its normalisation.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the result.
+        stride: step of the convolution.
+        norm_cfg: config of the normalisation; with ``None`` the convolution has a bias instead.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1,
+                 norm_cfg: Config | None = {  # noqa: B006
+                     "type": "GN", "num_groups": 16, "requires_grad": True}) -> None:
+        super().__init__()
+        self.with_norm = norm_cfg is not None
+        self.conv = ModulatedDeformConv2d(in_channels, out_channels, 3, stride=stride, padding=1,
+                                          bias=not self.with_norm)
+        if norm_cfg is not None:
+            self.norm = build_norm_layer(norm_cfg, out_channels)[1]
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        """Convolve ``x`` ``(N, in_channels, H, W)`` and normalise.
+
+        Args:
+            x: the map.
+            offset: ``(N, 18, H', W')`` as :class:`~fastdet.ops.ModulatedDeformConv2d` takes it.
+            mask: ``(N, 9, H', W')``.
+        """
+        x = self.conv(x, offset, mask)
+        return self.norm(x) if self.with_norm else x
+
+
+class DyHeadBlock(nn.Module):
+    """Attention over places, scales and tasks, in this order.
+
+    Every level is the mean of up to three maps: itself, the finer level and the coarser level,
+    each convolved where the level's own offsets say (places) and weighted by what its mean says
+    (scales). A dynamic ReLU (tasks) activates the mean.
+
+    Args:
+        in_channels: channels of every input map.
+        out_channels: channels of every output map.
+        zero_init_offset: begin with offsets of zero.
+        act_cfg: config of the activation that gives the weights of the scales.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, zero_init_offset: bool = True,
+                 act_cfg: Config = {  # noqa: B006
+                     "type": "HSigmoid", "bias": 3.0, "divisor": 6.0}) -> None:
+        super().__init__()
+        self.zero_init_offset = zero_init_offset
+        self.offset_and_mask_dim = 3 * 3 * 3
+        self.offset_dim = 2 * 3 * 3
+        self.spatial_conv_high = DyDCNv2(in_channels, out_channels)
+        self.spatial_conv_mid = DyDCNv2(in_channels, out_channels)
+        self.spatial_conv_low = DyDCNv2(in_channels, out_channels, stride=2)
+        self.spatial_conv_offset = nn.Conv2d(in_channels, self.offset_and_mask_dim, 3, padding=1)
+        self.scale_attn_module = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(out_channels, 1, 1), nn.ReLU(inplace=True),
+            build_activation_layer(act_cfg))
+        self.task_attn_module = DyReLU(out_channels)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                normal_init(m, 0, 0.01)
+        if self.zero_init_offset:
+            constant_init(self.spatial_conv_offset, 0)
+
+    def _check(self, x: Sequence[Tensor]) -> None:
+        channels = self.spatial_conv_offset.in_channels
+        for i, level in enumerate(x):
+            if level.dim() != 4 or level.shape[1] != channels:
+                raise ValueError(f"DyHead: level {i} must be (N, {channels}, H, W), "
+                                 f"got {tuple(level.shape)}")
+            if i == 0:
+                continue
+            finer, size = x[i - 1].shape[2:], level.shape[2:]
+            if size[0] != (finer[0] + 1) // 2 or size[1] != (finer[1] + 1) // 2:
+                raise ValueError(
+                    f"DyHead: level {i} must be {(finer[0] + 1) // 2}x{(finer[1] + 1) // 2}, half "
+                    f"of level {i - 1} ({finer[0]}x{finer[1]}) rounded up, got {size[0]}x{size[1]}")
+
+    def _combine(self, mid: Tensor, low: Tensor | None, high: Tensor | None
+                 ) -> tuple[Tensor, Tensor]:
+        """Normalise, resize, weigh and average the maps of one level, and the mean of that."""
+        norms: list[Any] = [self.spatial_conv_mid.norm, self.spatial_conv_low.norm,
+                            self.spatial_conv_high.norm]
+        attention: Any = self.scale_attn_module[1]
+        act = self.scale_attn_module[3]
+        if isinstance(act, HSigmoid):
+            branches = [
+                None if t is None else Branch(t, norm.weight, norm.bias)
+                for t, norm in zip((mid, low, high), norms)]
+            return dyhead_combine(
+                branches, attention.weight.flatten(), attention.bias, groups=norms[0].num_groups,
+                eps=norms[0].eps, act=(act.bias, act.divisor, act.min_value, act.max_value))
+        maps = [norm(t) for t, norm in zip((mid, low, high), norms) if t is not None]
+        if high is not None:
+            maps[-1] = F.interpolate(maps[-1], mid.shape[2:], mode="bilinear", align_corners=True)
+        out = torch.stack([t * self.scale_attn_module(t) for t in maps]).mean(0)
+        return out, self.task_attn_module.pool(out)
+
+    def forward(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """Attend to all levels.
+
+        Args:
+            x: ``(N, in_channels, H_i, W_i)`` from the finest level to the coarsest, each of half
+                the size of the one before, rounded up.
+
+        Returns:
+            Maps of ``out_channels`` of the same sizes.
+
+        Raises:
+            ValueError: channels or sizes of a level do not fit.
+        """
+        self._check(x)
+        outs, means = [], []
+        for i, level in enumerate(x):
+            offset, mask = self.spatial_conv_offset(level).tensor_split((self.offset_dim,), 1)
+            mask = mask.sigmoid()
+            low = high = None
+            if i > 0:
+                low = self.spatial_conv_low.conv(x[i - 1], offset, mask)
+            if i < len(x) - 1:
+                # The offsets are those of a finer map than the convolution's result, which reads
+                # the beginning of their numbers, not their places: checkpoints were trained so.
+                high = self.spatial_conv_high.conv(x[i + 1], offset, mask)
+            out, mean = self._combine(self.spatial_conv_mid.conv(level, offset, mask), low, high)
+            outs.append(out)
+            means.append(mean)
+        coeffs = self.task_attn_module.coefficients(torch.cat(means)).chunk(len(x))
+        return [dyrelu(out, c) for out, c in zip(outs, coeffs)]
+
+
+@NECKS.register_module()
+class DyHead(BaseModule):
+    """Dynamic head: blocks that let the levels of a pyramid attend to each other.
+
+    Args:
+        in_channels: channels of every input map.
+        out_channels: channels of every output map, a multiple of 16.
+        num_blocks: number of :class:`DyHeadBlock`.
+        zero_init_offset: begin with offsets of zero.
+        init_cfg: the initialiser's config.
+
+    Example:
+        >>> import torch
+        >>> neck = DyHead(16, 32, num_blocks=2).eval()
+        >>> [tuple(out.shape) for out in neck([torch.rand(1, 16, s, s) for s in (12, 6, 3)])]
+        [(1, 32, 12, 12), (1, 32, 6, 6), (1, 32, 3, 3)]
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int = 6,
+                 zero_init_offset: bool = True,
+                 init_cfg: Config | list[Config] | None = None) -> None:
+        super().__init__(init_cfg)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.num_blocks = num_blocks
+        self.zero_init_offset = zero_init_offset
+        # Not the Sequential of fastdet.runner: init_weights must not reach into the blocks, whose
+        # own initialisation it would undo.
+        self.dyhead_blocks = nn.Sequential(*(
+            DyHeadBlock(out_channels if i else in_channels, out_channels, zero_init_offset)
+            for i in range(num_blocks)))
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Apply the blocks one after the other.
+
+        Args:
+            inputs: ``(N, in_channels, H_i, W_i)`` from the finest level to the coarsest, each of
+                half the size of the one before, rounded up.
+
+        Returns:
+            As many maps of ``out_channels``, of the same sizes.
+
+        Raises:
+            TypeError: ``inputs`` is not a list or tuple.
+            ValueError: there is no level, or its channels or size do not fit.
+        """
+        if not isinstance(inputs, (list, tuple)):
+            raise TypeError("DyHead takes a list with one map per level, got "
+                            f"{type(inputs).__name__}")
+        if not inputs:
+            raise ValueError("DyHead takes at least one level, got none")
+        return tuple(self.dyhead_blocks(inputs))

@@ -1,0 +1,56 @@
+"""Registries of transformers and of linear layers, as in ``mmdet.models.utils.builder``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fastdet.utils import Registry, build_from_cfg
+
+__all__ = ["LINEAR_LAYERS", "TRANSFORMER", "build_linear_layer", "build_transformer"]
+
+TRANSFORMER = Registry("Transformer")
+LINEAR_LAYERS = Registry("linear layers")
+LINEAR_LAYERS.register_module("Linear", module=nn.Linear)
+
+
+def build_transformer(cfg: dict[str, Any], default_args: dict[str, Any] | None = None) -> nn.Module:
+    """Build a transformer from its config dict.
+
+    Args:
+        cfg: ``type``, a registered name or a class, and arguments of the constructor.
+        default_args: arguments that ``cfg`` overrides.
+
+    Raises:
+        TypeError: ``cfg`` is not a dict.
+        KeyError: ``type`` is missing or unknown.
+    """
+    return build_from_cfg(cfg, TRANSFORMER, default_args)
+
+
+def build_linear_layer(cfg: dict[str, Any] | None, *args: Any, **kwargs: Any) -> nn.Module:
+    """Build a linear layer.
+
+    Args:
+        cfg: ``type``, a registered name, and further arguments of the layer; ``None`` stands for
+            ``dict(type='Linear')``.
+        *args: positional arguments of the layer.
+        **kwargs: keyword arguments of the layer.
+
+    Raises:
+        TypeError: ``cfg`` is not a dict.
+        KeyError: ``type`` is missing or unknown.
+    """
+    if cfg is None:
+        cfg = {"type": "Linear"}
+    if not isinstance(cfg, dict):
+        raise TypeError(f"a linear layer config must be a dict, got {type(cfg).__name__}: {cfg!r}")
+    if "type" not in cfg:
+        raise KeyError(f"a linear layer config needs the key 'type', got {cfg!r}")
+    options = dict(cfg)
+    kind = options.pop("type")
+    layer = LINEAR_LAYERS.get(kind)
+    if layer is None:
+        raise LINEAR_LAYERS.unknown(kind)
+    return layer(*args, **kwargs, **options)
