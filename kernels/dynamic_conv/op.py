@@ -1,0 +1,223 @@
+"""Dynamic convolution: checks, dispatch, launches, autograd and registration."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Reason, use_triton
+from ..launch import capability, dot_precision, launch
+from .reference import dynamic_conv_reference
+
+__all__ = ["can_run_dynamic_conv", "dynamic_conv"]
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MAX_FEAT = 128
+
+
+def can_run_dynamic_conv(x: Tensor, params: Tensor, feat: int) -> Reason | None:
+    """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
+    for tensor in (x, params):
+        if tensor.dtype not in DTYPES:
+            return f"its kernels take float32, float16 and bfloat16, not {tensor.dtype}"
+    if feat > MAX_FEAT:
+        return f"its kernels take up to {MAX_FEAT} inner channels, not {feat}"
+    return None
+
+
+class _Config(NamedTuple):
+    block_s: int
+    block_k: int
+    block_f: int
+    block_o: int
+    num_warps: int
+    num_stages: int
+
+
+def _power(n: int) -> int:
+    return max(16, 1 << (n - 1).bit_length())
+
+
+def _config(kind: str, size: int, feat: int, out: int, params: Tensor) -> _Config:
+    """Tile of rows, chunks of input and output channels and launch options of ``fwd`` or ``bwd``.
+
+    ``fwd`` takes all output channels at once where p_out fits into shared memory beside the rest.
+    """
+    block_f, block_o, rows = _power(feat), _power(out), _power(size)
+    room = (64 if capability(params.device)[0] else 32) * 1024
+    if kind == "fwd" and block_f * block_o * params.element_size() > room:
+        block_o = 64
+    if params.dtype == torch.float32:
+        # No tensor cores in IEEE precision: short tiles keep the operands in registers.
+        if kind == "bwd":
+            return _Config(16, 16, block_f, min(64, block_o), 4, 2)
+        return _Config(16, 16, block_f, block_o, 8, 2)
+    if kind == "bwd":
+        # Four warps: Triton gives each warp rows of its own where products are chained, and eight
+        # would hold 64 rows twice. 64 rows fill the registers; they pay where they are all rows.
+        most = 64 if size <= 64 and block_f <= 64 else 32
+        return _Config(min(most, rows), 64, block_f, min(32, block_o), 4, 3)
+    return _Config(min(64 if block_o <= 256 else 32, rows), 64, block_f, block_o, 8, 3)
+
+
+def _options(config: _Config, x: Tensor, params: Tensor, feat: int, out: int) -> dict[str, Any]:
+    return {"device": x.device, "IN": x.shape[1], "FEAT": feat, "OUT": out,
+            "PRECISION": dot_precision(params.dtype), "BLOCK_S": config.block_s,
+            "BLOCK_K": config.block_k, "BLOCK_F": config.block_f, "BLOCK_O": config.block_o,
+            "num_warps": config.num_warps, "num_stages": config.num_stages}
+
+
+def _tiles(size: int, config: _Config) -> int:
+    """Tiles of a proposal's rows; with no rows one, which writes that the gradients are zero."""
+    return max(1, -(-size // config.block_s))
+
+
+@torch.library.custom_op("fastdet::dynamic_conv", mutates_args=())
+def _forward(x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor,
+             eps_in: float, eps_out: float, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    from .kernel import dynamic_conv_fwd_kernel
+
+    n, _, size = x.shape
+    feat, out = w_in.numel(), w_out.numel()
+    params = params if params.stride(1) == 1 else params.contiguous()
+    result = x.new_empty(n, size, out, dtype=out_dtype)
+    stats = x.new_empty(n, size, 2, dtype=torch.float32)
+    config = _config("fwd", size, feat, out, params)
+    tiles = _tiles(size, config)
+    launch(dynamic_conv_fwd_kernel, (n * tiles,), x, params, w_in.contiguous(), b_in.contiguous(),
+           w_out.contiguous(), b_out.contiguous(), result, stats, size, tiles, *x.stride(),
+           params.stride(0), eps_in, eps_out, **_options(config, x, params, feat, out))
+    return result, stats
+
+
+@_forward.register_fake
+def _(x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor,
+      eps_in: float, eps_out: float, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    n, _, size = x.shape
+    return (x.new_empty(n, size, w_out.numel(), dtype=out_dtype),
+            x.new_empty(n, size, 2, dtype=torch.float32))
+
+
+@torch.library.custom_op("fastdet::dynamic_conv_backward", mutates_args=())
+def _backward(grad: Tensor, x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor,
+              b_out: Tensor, stats: Tensor, eps_in: float, needs_x: bool, needs_params: bool,
+              needs_norm: bool) -> tuple[Tensor, Tensor, Tensor]:
+    from .kernel import dynamic_conv_bwd_kernel
+
+    n, channels, size = x.shape
+    feat, out = w_in.numel(), w_out.numel()
+    params = params if params.stride(1) == 1 else params.contiguous()
+    config = _config("bwd", size, feat, out, params)
+    tiles = _tiles(size, config)
+    whole = tiles == 1  # then the one program makes the parameters' gradient
+    dx = torch.empty_like(x) if needs_x else x.new_empty(0, 0, 0)
+    dparams = params.new_empty(params.shape if needs_params else 0)
+    spill = needs_params and not whole  # what a tile leaves for the parameters' gradient
+    h, df, dy = (params.new_empty((n, size, width) if spill else 0) for width in (feat, feat, out))
+    dnorm = params.new_empty((n * tiles if needs_norm else 0, 2 * (feat + out)),
+                             dtype=torch.float32)
+    launch(dynamic_conv_bwd_kernel, (n * tiles,), grad.contiguous(), x, params, w_in.contiguous(),
+           b_in.contiguous(), w_out.contiguous(), b_out.contiguous(), stats, dx, dparams, h, df, dy,
+           dnorm, size, tiles, *x.stride(), params.stride(0), *dx.stride(), eps_in,
+           HAS_DX=int(needs_x), HAS_DPARAMS=int(needs_params), HAS_DNORM=int(needs_norm),
+           WHOLE=int(whole), **_options(config, x, params, feat, out))
+    if spill:  # plain products: the vendor's library has nothing to learn from us
+        dp_in, dp_out = dparams.split([channels * feat, feat * out], dim=1)
+        torch.bmm(x.to(params.dtype), df, out=dp_in.view(n, channels, feat))
+        torch.bmm(h.transpose(1, 2), dy, out=dp_out.view(n, feat, out))
+    return dx, dparams, dnorm.sum(0)
+
+
+@_backward.register_fake
+def _(grad: Tensor, x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor,
+      b_out: Tensor, stats: Tensor, eps_in: float, needs_x: bool, needs_params: bool,
+      needs_norm: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return (torch.empty_like(x) if needs_x else x.new_empty(0, 0, 0),
+            params.new_empty(params.shape if needs_params else 0),
+            params.new_empty(2 * (w_in.numel() + w_out.numel()), dtype=torch.float32))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.eps_in, _, _ = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _autograd(ctx: Any, grad: Tensor, _stats: Tensor) -> tuple[Any, ...]:
+    needs_x, needs_params, *needs_norm = ctx.needs_input_grad[:6]
+    tensors = ctx.saved_tensors
+    dx, dparams, dnorm = _backward(grad, *tensors, ctx.eps_in, needs_x, needs_params,
+                                   any(needs_norm))
+    norms = tensors[2:6]
+    parts = dnorm.split([t.numel() for t in norms])
+    return (dx if needs_x else None, dparams if needs_params else None,
+            *(part.to(t.dtype) if needs else None
+              for part, t, needs in zip(parts, norms, needs_norm)), None, None, None)
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def dynamic_conv(x: Tensor, params: Tensor, norm_in_weight: Tensor, norm_in_bias: Tensor,
+                 norm_out_weight: Tensor, norm_out_bias: Tensor, eps_in: float = 1e-5,
+                 eps_out: float = 1e-5, *, out_dtype: torch.dtype | None = None) -> Tensor:
+    """Two 1x1 convolutions, each with LayerNorm and ReLU, whose weights each proposal brings along.
+
+    relu(norm_out(relu(norm_in(x^T p_in)) p_out)), the interaction of Sparse R-CNN
+    (arXiv 2011.12450, section 3.2). Products take the type of ``params`` and accumulate in
+    float32 if that is a half type, and so do the norms. Under autocast ``x`` may have another type
+    than ``params``, and float32 ``params`` are cast as autocast casts the operands of a product.
+
+    Args:
+        x: [N, in, S], the S places of each proposal's region.
+        params: [N, in * feat + feat * out], p_in [in, feat] before p_out [feat, out].
+        norm_in_weight: [feat], of the type of ``params``, or float32 beside a half type.
+        norm_in_bias: [feat], likewise.
+        norm_out_weight: [out], likewise.
+        norm_out_bias: [out], likewise.
+        eps_in: added to the variance in the first norm.
+        eps_out: added to the variance in the second norm.
+        out_dtype: type of the result; by default that of ``norm_out_weight``.
+
+    Returns:
+        [N, S, out].
+
+    Raises:
+        ValueError: sizes, data types or devices do not fit.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+    """
+    name = "dynamic_conv"
+    norms = (norm_in_weight, norm_in_bias, norm_out_weight, norm_out_bias)
+    if x.dim() != 3 or any(t.dim() != 1 or t.numel() == 0 for t in norms):
+        raise ValueError(f"{name}: x must be [N, in, S] and the norms' parameters vectors, got "
+                         f"{list(x.shape)} and {[list(t.shape) for t in norms]}")
+    feat, out = norm_in_weight.numel(), norm_out_weight.numel()
+    if norm_in_bias.numel() != feat or norm_out_bias.numel() != out:
+        raise ValueError(f"{name}: norms of {feat} and {out} channels have biases of "
+                         f"{norm_in_bias.numel()} and {norm_out_bias.numel()}")
+    want = [x.shape[0], x.shape[1] * feat + feat * out]
+    if list(params.shape) != want:
+        raise ValueError(f"{name}: params must be {want} for x {list(x.shape)}, {feat} inner and "
+                         f"{out} output channels, got {list(params.shape)}")
+    if any(t.device != x.device for t in (params, *norms)):
+        raise ValueError(f"{name}: x is on {x.device}, params on {params.device}, the norms on "
+                         f"{', '.join(str(t.device) for t in norms)}")
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        if params.dtype == torch.float32:
+            params = params.to(torch.get_autocast_dtype(kind))
+    elif x.dtype != params.dtype:
+        raise ValueError(f"{name}: x is {x.dtype}, params {params.dtype}; they may differ only "
+                         "under autocast")
+    allowed = {params.dtype, torch.promote_types(params.dtype, torch.float32)}
+    if any(t.dtype not in allowed for t in norms) or not params.is_floating_point():
+        raise ValueError(f"{name}: params is {params.dtype}, the norms "
+                         f"{', '.join(str(t.dtype) for t in norms)}; expected the same "
+                         "floating-point type, or float32 norms beside a half type")
+    out_dtype = out_dtype or norm_out_weight.dtype
+    reason = can_run_dynamic_conv(x, params, feat)
+    if not use_triton(name, x.device, reason):
+        return dynamic_conv_reference(x, params, *norms, eps_in, eps_out, out_dtype)
+    return _forward(x, params, *norms, eps_in, eps_out, out_dtype)[0]

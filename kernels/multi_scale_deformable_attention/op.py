@@ -1,0 +1,233 @@
+"""Multi-scale deformable attention: checks, dispatch, launches, autograd and registration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Reason, tracing, use_triton
+from ..launch import launch
+from .levels import level_table
+from .reference import multi_scale_deformable_attention_reference
+
+__all__ = ["can_run_multi_scale_deformable_attention", "multi_scale_deformable_attention"]
+
+NAME = "multi_scale_deformable_attention"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+#: The points of a level are unrolled; more than this would only grow the code.
+MAX_POINTS = 16
+
+
+def can_run_multi_scale_deformable_attention(value: Tensor, sampling_locations: Tensor,
+                                             attention_weights: Tensor) -> Reason | None:
+    """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
+    for tensor in (value, sampling_locations, attention_weights):
+        if tensor.dtype not in DTYPES:
+            return f"its kernels take float32, float16 and bfloat16, not {tensor.dtype}"
+    if not 1 <= value.shape[3] <= 256:
+        return f"its kernels take heads of 1 to 256 channels, not {value.shape[3]}"
+    if sampling_locations.shape[4] > MAX_POINTS:
+        return (f"its kernels take up to {MAX_POINTS} points on a level, "
+                f"not {sampling_locations.shape[4]}")
+    if value.shape[0] > 65535 or value.shape[1] >= 2**31:
+        return "its kernels count up to 65535 images and 2^31 places in one"
+    return None
+
+
+class _Config(NamedTuple):
+    block_q: int
+    block_d: int
+    num_warps: int
+
+
+def _config(kind: str, d: int, dtype: torch.dtype) -> _Config:
+    """Queries and channels of a program: ``fwd`` or ``bwd``.
+
+    A thread of the forward loads 16 bytes of a gathered row. One of the backward has the four
+    channels that an atomic addition takes at once, so that nothing moves between threads.
+    """
+    block_d = 1 << (d - 1).bit_length()
+    num_warps = 4
+    each = 8 if kind == "fwd" and dtype != torch.float32 else 4
+    return _Config(min(num_warps * 32 * each // block_d, 64), block_d, num_warps)
+
+
+def _rows(t: Tensor) -> Tensor:
+    """``t`` in memory as it is if that is whole, by image or by row first, else contiguous."""
+    return t if t.is_contiguous() or t.transpose(0, 1).is_contiguous() else t.contiguous()
+
+
+def _arguments(kind: str, value: Tensor, places: Tensor, weights: Tensor
+               ) -> tuple[tuple[int, ...], tuple[int, int], dict[str, int]]:
+    """Sizes and strides, the grid, and constants of a launch."""
+    B, K, heads, d = value.shape
+    Q, L, P = places.shape[1], *places.shape[3:5]
+    config = _config(kind, d, value.dtype)
+    numbers = (K, Q, *value.stride()[:2], *places.stride()[:2], *weights.stride()[:2])
+    return numbers, (-(-Q // config.block_q) * heads, B), {
+        "HEADS": heads, "D": d, "L": L, "P": P, "BLOCK_Q": config.block_q,
+        "BLOCK_D": config.block_d, "num_warps": config.num_warps}
+
+
+@torch.library.custom_op("fastdet::multi_scale_deformable_attention", mutates_args=())
+def _forward(value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor, weights: Tensor
+             ) -> Tensor:
+    from .kernel import multi_scale_deformable_attention_fwd_kernel
+
+    value, places, weights = _rows(value), _rows(places), _rows(weights)
+    B, _, heads, d = value.shape
+    out = torch.empty((B, places.shape[1], heads * d), dtype=value.dtype, device=value.device)
+    numbers, grid, options = _arguments("fwd", value, places, weights)
+    launch(multi_scale_deformable_attention_fwd_kernel, grid, value, sizes.contiguous(),
+           starts.contiguous(), places, weights, out, *numbers, device=value.device, **options)
+    return out
+
+
+@_forward.register_fake
+def _(value: Tensor, _sizes: Tensor, _starts: Tensor, places: Tensor, _weights: Tensor) -> Tensor:
+    return value.new_empty(value.shape[0], places.shape[1], value.shape[2] * value.shape[3])
+
+
+def _fixed_point(grad: Tensor, weights: Tensor) -> Tensor:
+    """A power of two: units of 1 that an int64 sum of value's gradient has room for, ``[1]``.
+
+    A pixel gets at most one share, at most 1, of each place that a query samples. NaN where the
+    gradient is not finite.
+    """
+    most = grad.abs().amax().double() * weights.abs().sum((3, 4), dtype=torch.float64).amax()
+    most = most * grad.shape[1]
+    exponent = (62 - torch.frexp(most).exponent).clamp(max=126)  # 2**127 is float32's largest
+    scale = torch.ldexp(torch.ones_like(most), exponent)
+    return scale.where(most.isfinite(), torch.nan).float().view(1)
+
+
+@torch.library.custom_op("fastdet::multi_scale_deformable_attention_backward", mutates_args=())
+def _backward(grad: Tensor, value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor,
+              weights: Tensor, needs_value: bool, needs_place: bool
+              ) -> tuple[Tensor, Tensor, Tensor]:
+    from .kernel import multi_scale_deformable_attention_bwd_kernel
+
+    grad = grad.contiguous()
+    value, places, weights = _rows(value), _rows(places), _rows(weights)
+    fixed = needs_value and grad.numel() > 0 and torch.are_deterministic_algorithms_enabled()
+    scale = _fixed_point(grad, weights) if fixed else grad
+    dvalue = (torch.zeros_like(value, dtype=torch.int64 if fixed else torch.float32)
+              if needs_value else value.new_empty(0))
+    dplaces = torch.empty_like(places) if needs_place else places.new_empty(0)
+    dweights = torch.empty_like(weights) if needs_place else weights.new_empty(0)
+    numbers, grid, options = _arguments("bwd", value, places, weights)
+    launch(multi_scale_deformable_attention_bwd_kernel, grid, value, sizes.contiguous(),
+           starts.contiguous(), places, weights, grad, scale, dvalue, dplaces, dweights, *numbers,
+           device=value.device, **options, NEEDS_VALUE=int(needs_value),
+           NEEDS_PLACE=int(needs_place), FIXED=int(fixed))
+    if fixed:
+        dvalue = dvalue.double() / scale
+    return dvalue.to(value.dtype), dplaces, dweights
+
+
+@_backward.register_fake
+def _(grad: Tensor, value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor, weights: Tensor,
+      needs_value: bool, needs_place: bool) -> tuple[Tensor, Tensor, Tensor]:
+    needs = (needs_value, needs_place, needs_place)
+    dvalue, dplaces, dweights = (
+        torch.empty_like(_rows(t)) if needed else t.new_empty(0)
+        for t, needed in zip((value, places, weights), needs))
+    return dvalue, dplaces, dweights
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    value, _, _, places, weights = ctx.needs_input_grad
+    dvalue, dplaces, dweights = _backward(grad, *ctx.saved_tensors, value, places or weights)
+    return (dvalue if value else None, None, None, dplaces if places else None,
+            dweights if weights else None)
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def _levels(spatial_shapes: Tensor | Sequence[tuple[int, int]],
+            level_start_index: Tensor | Sequence[int] | None, value: Tensor, L: int
+            ) -> tuple[Tensor, Tensor]:
+    """Sizes and first rows as tensors on the device of ``value``; checked where the host has them.
+    """
+    device = value.device
+    if not isinstance(spatial_shapes, Tensor):
+        sizes, starts = level_table(spatial_shapes, device)
+    else:
+        sizes = spatial_shapes.to(device)
+        starts = sizes[..., 0] * sizes[..., 1]
+        starts = starts.cumsum(0) - starts
+    if level_start_index is not None:
+        starts = torch.as_tensor(level_start_index, device=device)
+    for name, table, want in (("spatial_shapes", sizes, (L, 2)),
+                              ("level_start_index", starts, (L,))):
+        if table.shape != want or table.is_floating_point():
+            raise ValueError(f"{NAME}: {name} must be integers {list(want)} for {L} levels of "
+                             f"sampling_locations, got {table.dtype} {list(table.shape)}")
+    if device.type == "cpu" and not tracing():
+        for (h, w), start in zip(sizes.tolist(), starts.tolist()):
+            if min(h, w, start) < 0 or start + h * w > value.shape[1]:
+                raise ValueError(f"{NAME}: a level of {h} x {w} from row {start} on does not lie "
+                                 f"within the {value.shape[1]} rows of value")
+    return sizes, starts
+
+
+def multi_scale_deformable_attention(
+        value: Tensor, spatial_shapes: Tensor | Sequence[tuple[int, int]],
+        level_start_index: Tensor | Sequence[int] | None, sampling_locations: Tensor,
+        attention_weights: Tensor) -> Tensor:
+    """Attention over a few sampled places of every level (Deformable DETR, arXiv 2010.04159).
+
+    ``out[b, q, h] = sum over l, p of attention_weights[b, q, h, l, p] *
+    value_l[b, h](sampling_locations[b, q, h, l, p])``, level ``l`` of ``value`` interpolated
+    bilinearly between its pixels and zero outside; the centre of its pixel (x, y) lies at
+    ((x + 0.5) / width, (y + 0.5) / height). A place that is a whole pixel or more outside does not
+    count. Nothing waits for the device; in turn, sizes that live on a GPU are not checked: there
+    a level that does not lie within ``value`` counts as empty.
+
+    Args:
+        value: [B, K, heads, d], the pixels of all levels, row by row.
+        spatial_shapes: [L, 2] integers, (height, width) of every level; a tensor or a list.
+        level_start_index: [L] integers, the first row of every level in ``value``; ``None`` for
+            levels that follow each other.
+        sampling_locations: [B, Q, heads, L, P, 2] as (x, y); [0, 1] spans the level.
+        attention_weights: [B, Q, heads, L, P].
+
+    Returns:
+        [B, Q, heads * d] of the type of ``value``. Coordinates are in float32 at least.
+
+    Raises:
+        ValueError: a shape, type or device is not as above.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+    """
+    if value.dim() != 4 or sampling_locations.dim() != 6 or sampling_locations.shape[5] != 2:
+        raise ValueError(f"{NAME}: value must be [B, K, heads, d] and sampling_locations "
+                         f"[B, Q, heads, L, P, 2], got {list(value.shape)} and "
+                         f"{list(sampling_locations.shape)}")
+    B, heads = value.shape[0], value.shape[2]
+    if sampling_locations.shape[0] != B or sampling_locations.shape[2] != heads or \
+            attention_weights.shape != sampling_locations.shape[:5]:
+        raise ValueError(f"{NAME}: for value {list(value.shape)} expected sampling_locations "
+                         f"[{B}, Q, {heads}, L, P, 2] and attention_weights [{B}, Q, {heads}, L, "
+                         f"P], got {list(sampling_locations.shape)} and "
+                         f"{list(attention_weights.shape)}")
+    for name, t in (("value", value), ("sampling_locations", sampling_locations),
+                    ("attention_weights", attention_weights)):
+        if not t.is_floating_point() or t.device != value.device:
+            raise ValueError(f"{NAME}: {name} must be floating-point on {value.device}, got "
+                             f"{t.dtype} on {t.device}")
+    L = sampling_locations.shape[3]
+    sizes, starts = _levels(spatial_shapes, level_start_index, value, L)
+    reason = can_run_multi_scale_deformable_attention(value, sampling_locations, attention_weights)
+    if not use_triton(NAME, value.device, reason):
+        return multi_scale_deformable_attention_reference(value, sizes, starts, sampling_locations,
+                                                          attention_weights)
+    return _forward(value, sizes, starts, sampling_locations, attention_weights)

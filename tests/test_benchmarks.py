@@ -1,0 +1,270 @@
+"""The benchmarks' own machinery: entries, the refusal to time what is wrong, files and plots."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import compare, plot, records, runner
+from benchmarks.records import Row
+from benchmarks.registry import DTYPES, ENTRIES, Entry, Provider, Work, differentiate, leaves
+
+CPU = torch.device("cpu")
+QUICK = runner.Plan(seconds=0.0, reps=(2, 2))
+
+CELLS = [(name, dtype) for name, entry in ENTRIES.items() for dtype in entry.dtypes]
+
+
+@pytest.mark.parametrize(("name", "dtype"), CELLS)
+def test_providers_of_every_entry_agree(name, dtype):
+    entry = ENTRIES[name]
+    plain = [who for who, provider in entry.providers.items() if not provider.compiled]
+    rows = runner.measure(entry, "tiny", dtype, CPU, replace(QUICK, providers=plain))
+    passes = 2 if entry.trains else 1
+    assert len(rows) == passes * len(plain)
+    for row in rows:
+        assert row.status == "ok", f"{row.provider} {row.passes}: {row.note}"
+        assert row.p20_us <= row.p50_us <= row.p80_us
+
+
+def test_compiled_providers_are_compiled():
+    seen = []
+
+    def compiler(graph, inputs):
+        seen.append(graph)
+        return graph.forward
+
+    entry = ENTRIES["grid_points"]
+    rows = runner.measure(entry, "tiny", "fp32", CPU, replace(QUICK, compiler=compiler))
+    assert {row.provider: row.status for row in rows} == dict.fromkeys(entry.providers, "ok")
+    assert seen
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entries_are_whole(name):
+    entry = ENTRIES[name]
+    assert entry.kind in ("operator", "component")
+    assert {"eager", "fastdet"} <= entry.providers.keys()
+    assert set(entry.dtypes) <= set(DTYPES)
+    for case in entry.ledger:
+        shape, _, dtype = case.rpartition("/")
+        assert shape in entry.shapes
+        assert dtype in entry.dtypes
+    for (kernel, what), reason in entry.exceptions.items():
+        assert kernel.endswith("_kernel")
+        assert what in ("f64", "spills")
+        assert len(reason) > 10
+    if entry.work:
+        for shape in entry.shapes.values():
+            forward, both = (entry.work(dtype=torch.float16, backward=b, **shape)
+                             for b in (False, True))
+            assert 0 < forward.bytes <= both.bytes
+            assert 0 <= forward.flops <= both.flops
+    if entry.kind == "operator":
+        assert entry.kernels
+        assert (Path(__file__).parents[1] / "kernels" / entry.operator / "op.py").exists()
+
+
+def double(x):
+    return x["x"] * 2
+
+
+def toy(exact=False, **providers):
+    def make(*, dtype, device, n):
+        return {"x": torch.randn(n, device=device, dtype=dtype).requires_grad_()}
+
+    return Entry("toy", "operator", {"real": {"n": 64}}, {"n": 8}, make,
+                 {"eager": Provider(double), **{k: Provider(v) for k, v in providers.items()}},
+                 exact=exact, work=lambda dtype, backward, n: Work(2 * n * dtype.itemsize, n))
+
+
+def status(entry, dtype="fp32"):
+    rows = runner.measure(entry, "tiny", dtype, CPU, QUICK)
+    return {(row.provider, row.passes): row for row in rows}
+
+
+def test_no_figure_for_a_wrong_result():
+    rows = status(toy(fastdet=lambda x: x["x"] * 2.001))
+    for passes in runner.PASSES:
+        red = rows["fastdet", passes]
+        assert (red.status, red.p50_us, red.reps) == ("wrong", None, None)
+        assert "error" in red.note
+        assert rows["eager", passes].p50_us > 0
+
+
+def test_no_figure_for_a_wrong_gradient():
+    class Halved(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    rows = status(toy(fastdet=lambda x: Halved.apply(x["x"])))
+    assert rows["fastdet", "fwd"].status == "ok"
+    assert rows["fastdet", "fwd+bwd"].status == "wrong"
+    assert rows["fastdet", "fwd+bwd"].p50_us is None
+
+
+def test_components_are_checked_as_one_pool():
+    truth = [torch.randn(1000, dtype=torch.float64), None, 1e-3 * torch.randn(10).double()]
+
+    def off(by):
+        return [None if t is None else t + by * t.square().mean().sqrt() * torch.randn(len(t))
+                for t in truth]
+
+    eager = off(1e-3)
+    runner.check_component(torch.float32, off(1e-3), eager, truth)
+    with pytest.raises(runner.Wrong, match="all tensors"):
+        runner.check_component(torch.float32, off(3e-3), eager, truth)
+    with pytest.raises(runner.Wrong, match="shapes"):
+        runner.check_component(torch.float32, [truth[0], truth[0], truth[2]], eager, truth)
+    wrong = [eager[0], None, 2 * eager[2]]
+    with pytest.raises(runner.Wrong, match="all tensors"):
+        runner.check_component(torch.float32, wrong, eager, truth)
+
+
+def test_a_missing_or_extra_result_is_wrong():
+    assert status(toy(fastdet=lambda x: [double(x), double(x)]))["fastdet", "fwd"].status == "wrong"
+    detached = status(toy(fastdet=lambda x: double(x).detach()))
+    assert detached["fastdet", "fwd+bwd"].status == "error"
+
+
+def test_exact_entries_need_every_bit_of_fastdet_alone():
+    def nearly(x):
+        return torch.nextafter(x["x"] * 2, torch.tensor(torch.inf))
+
+    rows = status(toy(exact=True, fastdet=nearly, compile=nearly))
+    assert rows["fastdet", "fwd"].status == "wrong"
+    assert rows["compile", "fwd"].status == "ok"
+
+
+def test_a_provider_that_raises_leaves_an_empty_cell():
+    def fails(x):
+        raise RuntimeError("no such kernel")
+
+    row = status(toy(sdpa=fails, fastdet=double))["sdpa", "fwd"]
+    assert (row.status, row.p50_us) == ("error", None)
+    assert row.note == "RuntimeError: no such kernel"
+
+
+def test_the_path_is_checked():
+    entry = ENTRIES["grid_priors"]
+    runner.check_path(entry, "fastdet", ["memset", "grid_anchors_fwd_kernel"])
+    runner.check_path(entry, "eager", ["elementwise_kernel"])
+    with pytest.raises(runner.Wrong, match="no kernel"):
+        runner.check_path(entry, "fastdet", ["elementwise_kernel"])
+    with pytest.raises(runner.Wrong, match="ran fastdet's kernels"):
+        runner.check_path(entry, "eager", ["grid_anchors_fwd_kernel"])
+
+
+def test_command_line_fails_on_red_and_keeps_the_row(monkeypatch, tmp_path, capsys):
+    wrong, good = toy(fastdet=lambda x: x["x"] * 3), replace(toy(fastdet=double), name="good")
+    monkeypatch.setattr(runner, "ENTRIES", {"toy": wrong, "good": good})
+    common = ["--device", "cpu", "--dtypes", "fp32", "--seconds", "0"]
+    assert runner.main(["good", *common, "--out", str(tmp_path / "good")]) == 0
+    assert runner.main(["toy", *common, "--out", str(tmp_path / "red")]) == 1
+    assert "red" in capsys.readouterr().err
+    red = [row for row in records.load(tmp_path / "red") if row.provider == "fastdet"]
+    assert {row.status for row in red} == {"wrong"}
+    assert {row.p50_us for row in red} == {None}
+    with pytest.raises(SystemExit, match="unknown entry"):
+        runner.main(["nothing", *common])
+
+
+def test_gradients_are_of_every_leaf_and_the_same_cotangents():
+    inputs = ENTRIES["fpn"].make(dtype=torch.float32, device=CPU, **ENTRIES["fpn"].tiny)
+    run = ENTRIES["fpn"].providers["fastdet"].run
+    first, second = differentiate(run, inputs), differentiate(run, inputs)
+    assert len(first) == len(leaves(inputs)) > 4
+    for a, b in zip(first, second):
+        assert torch.equal(a, b)
+
+
+def test_the_floor_is_the_larger_of_bytes_and_operations():
+    ceiling = {"bytes": 1e9, "fp32": 1e9}
+    rows = runner.measure(toy(fastdet=double), "real", "fp32", CPU, QUICK, ceiling)
+    for row in rows:
+        assert row.floor_us == pytest.approx(2 * 64 * 4 / 1e9 * 1e6)
+        assert row.share_of_floor == pytest.approx(row.floor_us / row.p50_us)
+
+
+WHERE = {"torch": "2.9.0+cu130", "triton": "3.5", "device": "A GPU (80 GB)"}
+
+
+def rows_of(scale=1.0):
+    def row(provider, p50):
+        return Row("op", "operator", "real", "fp16", provider, "fwd", "kernel", 0.9 * p50 * scale,
+                   p50 * scale, 1.1 * p50 * scale, reps=50, floor_us=2.0,
+                   share_of_floor=2.0 / (p50 * scale), launches=3, **WHERE)
+
+    red = Row("op", "operator", "real", "fp16", "sdpa", "fwd", "kernel", status="wrong",
+              note="off, by far", **WHERE)
+    return [row("eager", 40.0), row("fastdet", 10.0), red]
+
+
+def test_rows_survive_their_file(tmp_path):
+    csv_path, json_path = records.save(rows_of(), tmp_path, WHERE)
+    assert csv_path.name == "op--fp16--torch2.9.0+cu130--triton3.5--A-GPU-80-GB-.csv"
+    assert json_path.exists()
+    assert records.load(csv_path) == records.load(tmp_path) == rows_of()
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="columns"):
+        records.load(tmp_path / "other.csv")
+    with pytest.raises(ValueError, match="not a result file"):
+        records.load(tmp_path / "none.csv")
+
+
+def test_table_has_ratios_and_leaves_red_cells_empty():
+    lines = records.table(rows_of()).splitlines()
+    assert "4.00" in lines[2]
+    assert "20%" in lines[2]
+    assert "WRONG off, by far" in lines[3]
+    assert "0.0" not in lines[3]
+
+
+def test_summary_is_one_line_per_cell(tmp_path, capsys):
+    records.save(rows_of(), tmp_path, WHERE)
+    assert records.main(["--short", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == (
+        "op real fp16 fwd kernel | eager 40.0 fastdet 10.0 sdpa wrong x4.00 20%\n")
+
+
+def test_compare(tmp_path, capsys):
+    before, after = tmp_path / "before", tmp_path / "after"
+    records.save(rows_of(), before, WHERE)
+    records.save(rows_of(0.5), after, WHERE)
+    ratios = compare.compare(records.load(before), records.load(after))
+    assert [(r.after.provider, r.ratio, r.noise) for r in ratios] == [
+        ("eager", 2.0, False), ("fastdet", 2.0, False)]
+    assert compare.compare(rows_of(), rows_of(1.05))[0].noise
+    assert compare.main([str(before), str(after)]) == 0
+    assert "2.00" in capsys.readouterr().out
+    moved = [replace(row, shape="other", device="B GPU") for row in rows_of()]
+    (tmp_path / "moved").mkdir()
+    records.save(moved, tmp_path / "moved", WHERE)
+    assert compare.main([str(before), str(tmp_path / "moved")]) == 1
+    assert "A GPU (80 GB) -> B GPU" in capsys.readouterr().out
+
+
+def test_plots_are_drawn_from_the_files(tmp_path):
+    pytest.importorskip("matplotlib")
+    records.save(rows_of(), tmp_path, WHERE)
+    assert plot.main([str(tmp_path)]) == 0
+    page = (tmp_path / "plots" / "index.html").read_text()
+    for name in ("op-fp16-ratio.png", "op-fp16-roofline.png"):
+        assert f'src="{name}"' in page
+        assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
+    assert "A GPU (80 GB)" in page
+
+
+def test_the_gpu_script_is_sound():
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
+    assert os.access(script, os.X_OK)
+    text = script.read_text()
+    names = {name for name in ENTRIES if f" {name}" in text}
+    assert names == set(ENTRIES), f"gpu.sh measures {names}"

@@ -1,0 +1,173 @@
+"""The gate of the ledger: every kernel is compiled ahead of time and held to what was recorded.
+
+``make ledger`` rewrites the records; nothing else does.
+"""
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET", "0") == "1":
+    pytest.skip("the ledger compiles kernels, this process interprets them",
+                allow_module_level=True)
+
+triton = pytest.importorskip("triton")
+import triton.language as tl  # noqa: E402
+
+from benchmarks import ledger  # noqa: E402
+from benchmarks.registry import ENTRIES, Entry  # noqa: E402
+from fastdet.kernels.launch import Launch  # noqa: E402
+
+
+@pytest.mark.parametrize("job", ledger.gated_jobs(), ids="-".join)
+def test_kernels_keep_their_facts(job):
+    name, case, target = job
+    entry = ENTRIES[name]
+    now = ledger.compile_case(entry, case, target)
+    found = ledger.faults(entry, case, target, now, ledger.load(entry.operator),
+                          triton.__version__)
+    assert not found, "\n".join(found)
+
+
+def test_every_recorded_entry_belongs_to_a_case():
+    for path in ledger.FOLDER.glob("*.json"):
+        cases = {case for entry in ENTRIES.values() if entry.operator == path.stem
+                 for case in entry.ledger}
+        for target, entries in ledger.load(path.stem)["targets"].items():
+            for key in entries:
+                assert key.rpartition("/")[0] in cases, f"{path.name}: {target} {key}"
+
+
+# --- the gate itself ---------------------------------------------------------------------------
+
+@triton.jit(do_not_specialize=["n"])
+def product_kernel(x_ptr, out_ptr, n, step, nothing_ptr, BLOCK: tl.constexpr,
+                   DOUBLE: tl.constexpr):
+    """A block's product with itself, in float64 on demand."""
+    i = tl.arange(0, BLOCK)
+    at = i[:, None] * BLOCK * step + i[None, :]
+    x = tl.load(x_ptr + at, mask=(i < n)[:, None], other=0.0)
+    y = tl.dot(x, x)
+    if DOUBLE:
+        y = 1.0 / (y.to(tl.float64) + 0.1)
+    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty))
+
+
+def launch_of(x, n=5, step=1, num_warps=4, **constants):
+    constants = {"BLOCK": 64, "DOUBLE": 0, **constants}
+    out = torch.empty(64 * 64, dtype=torch.float32)
+    return Launch(product_kernel, (1,), (x, out, n, step, None),
+                  {**constants, "num_warps": num_warps})
+
+
+def facts_of(launch, target):
+    compiled = ledger.compile_launch(launch, ledger.TARGETS[target])
+    return compiled, ledger.facts_of(compiled, launch)
+
+
+def test_arguments_are_specialised_as_the_jit_does():
+    x = torch.empty(64 * 64 + 8, dtype=torch.float16)
+    compiled, _ = facts_of(launch_of(x[1:], n=16, step=32), "sm_90")
+    assert compiled.src.signature == {
+        "x_ptr": "*fp16", "out_ptr": "*fp32", "n": "i32", "step": "i32",
+        "nothing_ptr": "constexpr", "BLOCK": "constexpr", "DOUBLE": "constexpr"}
+    divisible = {path[0] for path, attrs in compiled.src.attrs.items() if attrs}
+    # Not x, which starts two bytes into its storage; not n, which is not to be specialised.
+    assert divisible == {1, 3}
+    one, _ = facts_of(launch_of(x, n=1, step=1), "sm_90")
+    assert one.src.signature["step"] == "constexpr"
+    assert one.src.signature["n"] == "i32"
+    wide, _ = facts_of(launch_of(x, n=2**40), "sm_90")
+    assert wide.src.signature["n"] == "i64"
+
+
+@pytest.mark.parametrize(("target", "core"), [
+    ("sm_80", "HMMA"), ("sm_90", "HGMMA"), ("sm_100", "UTCHMMA"), ("gfx942", "v_mfma")])
+def test_facts_show_tensor_cores_and_float64(target, core):
+    x = torch.empty(64 * 64, dtype=torch.float16)
+    _, plain = facts_of(launch_of(x), target)
+    assert plain["tensor_core"]
+    assert all(name.startswith(core) for name in plain["tensor_core"])
+    assert plain["f64"] == plain["spills"] == 0
+    assert plain["registers"] > 0
+    assert plain["shared"] > 0
+    widest = "load_dwordx4" if target == "gfx942" else "LDG.128"
+    assert any(op.endswith(widest) for op in plain["memory"]), plain["memory"]
+    _, double = facts_of(launch_of(x, DOUBLE=1), target)
+    assert double["f64"] > 0
+
+
+def test_facts_show_spills():
+    x = torch.empty(64 * 64, dtype=torch.float16)
+    launch = launch_of(x)
+    tight = Launch(launch.kernel, launch.grid, launch.args, {**launch.options, "maxnreg": 32})
+    _, facts = facts_of(tight, "sm_80")
+    assert facts["spills"] > 0
+    assert facts["stack"] > 0
+
+
+def test_code_does_not_change_from_compilation_to_compilation(monkeypatch, tmp_path):
+    launch = launch_of(torch.empty(64 * 64, dtype=torch.float16))
+    codes = set()
+    for run in ("a", "b"):
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / run))
+        codes |= {facts_of(launch, target)[1]["code"] for target in ("sm_90", "gfx942")}
+    assert len(codes) == 2
+
+
+GOOD = {"num_warps": 4, "shared": 1024, "registers": 40, "stack": 0, "spills": 0,
+        "tensor_core": {"HGMMA": 4}, "memory": {}, "f64": 0, "code": "0"}
+KEY = "real/fp16/a_kernel"
+
+
+def gate(now, before=GOOD, version="9", exceptions=(), target="sm_90"):
+    entry = Entry("toy", "operator", {}, {}, dict, {}, exceptions=dict(exceptions))
+    recorded = {"triton": "9", "targets": {target: {} if before is None else {KEY: before}}}
+    fresh = {} if now is None else {KEY: {**GOOD, **now}}
+    return ledger.faults(entry, "real/fp16", target, fresh, recorded, version)
+
+
+@pytest.mark.parametrize(("now", "message"), [
+    ({"spills": 3}, "spills"), ({"shared": 228 * 1024}, "shared memory"),
+    ({"f64": 2}, "float64"), ({"tensor_core": {}}, "lost its tensor-core path"),
+    (None, "launches no kernel")])
+def test_gate_objects(now, message):
+    found = gate(now)
+    assert any(message in line for line in found), found
+
+
+def test_gate_passes_what_is_recorded_and_small_changes():
+    assert gate({}) == []
+    assert gate({"registers": 44, "code": "1"}) == []
+
+
+def test_gate_wants_every_entry_recorded():
+    assert any("not in the ledger" in line for line in gate({}, before=None))
+
+
+def test_gate_grants_declared_exceptions_and_no_more():
+    spills = {("a_kernel", "spills"): "a reason"}
+    known = {**GOOD, "spills": 5}
+    assert gate({"spills": 5}, before=known, exceptions=spills) == []
+    assert gate({"spills": 6}, before=known, exceptions=spills)
+    assert gate({"f64": 1}, exceptions={("a_kernel", "f64"): "a reason"}) == []
+    assert gate({"f64": 1}, exceptions={("b_kernel", "f64"): "a reason"})
+
+
+def test_gate_holds_another_triton_to_the_absolute_rules_alone():
+    assert gate({"tensor_core": {}}, version="10") == []
+    assert gate({}, before=None, version="10") == []
+    assert gate({"f64": 1}, version="10")
+    assert gate({"shared": 65 * 1024}, version="10", target="gfx942")
+
+
+def test_files_keep_what_is_saved(monkeypatch, tmp_path):
+    monkeypatch.setattr(ledger, "FOLDER", tmp_path / "ledger")
+    assert ledger.load("toy") == {"triton": None, "targets": {}}
+    ledger.save("toy", {"gfx942": {KEY: GOOD}, "sm_90": {KEY: GOOD, "a/fp32/b": GOOD}}, "9")
+    kept = ledger.load("toy")
+    assert kept["triton"] == "9"
+    assert kept["targets"] == {"sm_90": {"a/fp32/b": GOOD, KEY: GOOD}, "gfx942": {KEY: GOOD}}
+    assert ledger.changes({KEY: GOOD}, {KEY: {**GOOD, "registers": 41}}) == [
+        f"{KEY}: registers 40 -> 41"]
