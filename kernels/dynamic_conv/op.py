@@ -52,7 +52,7 @@ def _config(kind: str, size: int, feat: int, out: int, params: Tensor) -> _Confi
     if params.dtype == torch.float32:
         # No tensor cores in IEEE precision: short tiles keep the operands in registers.
         if kind == "bwd":
-            return _Config(16, 16, block_f, min(64, block_o), 4, 2)
+            return _Config(16, 16, block_f, min(32, block_o), 8, 2)
         return _Config(16, 16, block_f, block_o, 8, 2)
     if kind == "bwd":
         # Four warps: Triton gives each warp rows of its own where products are chained, and eight

@@ -160,6 +160,9 @@ def _levels(spatial_shapes: Tensor | Sequence[tuple[int, int]],
     """
     device = value.device
     if not isinstance(spatial_shapes, Tensor):
+        if len(spatial_shapes) != L:
+            raise ValueError(f"{NAME}: spatial_shapes must hold {L} levels, as sampling_locations "
+                             f"does, got {spatial_shapes}")
         sizes, starts = level_table(spatial_shapes, device)
     else:
         sizes = spatial_shapes.to(device)
@@ -212,6 +215,9 @@ def multi_scale_deformable_attention(
         raise ValueError(f"{NAME}: value must be [B, K, heads, d] and sampling_locations "
                          f"[B, Q, heads, L, P, 2], got {list(value.shape)} and "
                          f"{list(sampling_locations.shape)}")
+    if 0 in sampling_locations.shape[3:5]:
+        raise ValueError(f"{NAME}: sampling_locations must have at least one level and one point, "
+                         f"got {list(sampling_locations.shape)}")
     B, heads = value.shape[0], value.shape[2]
     if sampling_locations.shape[0] != B or sampling_locations.shape[2] != heads or \
             attention_weights.shape != sampling_locations.shape[:5]:

@@ -158,6 +158,9 @@ def window_attention_fwd_kernel(
             k = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width, start,
                              HAS_PAD, OPERAND, D, BLOCK_D)
             s = tl.dot(q, tl.trans(k), s, input_precision=PRECISION)
+        if BLOCK_D >= D:
+            v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
+                             0, HAS_PAD, OPERAND, D, BLOCK_D)
         s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
         p = tl.exp2(s - tl.max(s, 1)[:, None])
         over = 1.0 / tl.sum(p, 1)
@@ -165,8 +168,9 @@ def window_attention_fwd_kernel(
             p *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
         p = p.to(OPERAND)
         for start in tl.static_range(0, D, BLOCK_D):
-            v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
-                             start, HAS_PAD, OPERAND, D, BLOCK_D)
+            if BLOCK_D < D:
+                v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n,
+                                 3 * width, start, HAS_PAD, OPERAND, D, BLOCK_D)
             out = tl.dot(p, v, input_precision=PRECISION) * over[:, None]
             _store(out_ptr, out, token_m, real_m, width, start, D, BLOCK_D)
 

@@ -117,7 +117,7 @@ def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, i
         return _Config(16 if full or sync or d > 32 else 64, whole, block_d,
                        4 if hip and full else 8, 1, 2)
     if kind == "bwd_q":
-        return _Config(16, whole, block_d, 4 if hip or not full and whole == 128 else 8, 1, 2)
+        return _Config(16, whole, block_d, 4 if hip or (not full and whole == 128) else 8, 1, 2)
     if full or hip:
         return _Config(whole, 16, block_d, 8 if hip else 16, 1, 2)
     return _Config(whole, 32, 16 if card[0] == 10 else block_d, 8, 1, 2)

@@ -74,8 +74,8 @@ class ContextBlock(nn.Module):
         """Pool ``x`` ``(B, C, H, W)`` to ``(B, C, 1, 1)``."""
         if self.pooling_type == "avg":
             return self.avg_pool(x)
-        weight = self.softmax(self.conv_mask(x).flatten(1).unsqueeze(2).mT)
-        return torch.bmm(x.flatten(2), weight.mT).unsqueeze(3)
+        weight = self.softmax(self.conv_mask(x).flatten(2))
+        return torch.matmul(x.flatten(2).unsqueeze(1), weight.unsqueeze(3)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Fuse the context into ``x`` ``(B, C, H, W)``; the shape stays."""

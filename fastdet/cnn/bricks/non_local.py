@@ -95,9 +95,15 @@ class _NonLocalNd(nn.Module):
 
         if self.mode in ("gaussian", "embedded_gaussian"):
             scaled = self.use_scale and self.mode == "embedded_gaussian"
-            y = F.scaled_dot_product_attention(
-                query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1),
-                scale=self.inter_channels**-0.5 if scaled else 1.0).squeeze(1)
+            if x.dtype == torch.float64:
+                # For comparing numbers: MMDetection's order of operations, down to the rounding.
+                scores = query @ key.mT
+                scores = scores / self.inter_channels**0.5 if scaled else scores
+                y = scores.softmax(-1) @ value
+            else:
+                y = F.scaled_dot_product_attention(
+                    query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1),
+                    scale=self.inter_channels**-0.5 if scaled else 1.0).squeeze(1)
         elif self.mode == "dot_product":
             # (q k^T) v = q (k^T v) never holds positions x positions. Half of the division on
             # either side of the sum over positions keeps fp16 in range.

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
-from fastdet.runner import BaseModule, ModuleList, auto_fp16
+from fastdet.runner import BaseModule, auto_fp16
 
 from ..builder import NECKS
+from .levels import check_in_channels, check_num_inputs, end_of_levels
 
 __all__ = ["FPN"]
 
@@ -65,9 +66,7 @@ class FPN(BaseModule):
                  init_cfg: Config | list[Config] | None = {  # noqa: B006
                      "type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}) -> None:
         super().__init__(init_cfg)
-        if not isinstance(in_channels, (list, tuple)):
-            raise TypeError("in_channels must be a list with one entry per input map, "
-                            f"got {in_channels!r}")
+        check_in_channels(in_channels)
         if not isinstance(add_extra_convs, (bool, str)):
             raise TypeError("add_extra_convs must be a bool or a string, "
                             f"got {type(add_extra_convs).__name__}")
@@ -86,35 +85,50 @@ class FPN(BaseModule):
         self.fp16_enabled = False
         self.upsample_cfg = dict(upsample_cfg)
 
-        last = self.num_ins - 1 if end_level == -1 else end_level
-        if not 0 <= start_level <= last < self.num_ins:
-            raise ValueError(f"start_level={start_level} and end_level={end_level} do not name "
-                             f"levels of {self.num_ins} input maps")
-        self.backbone_end_level = last + 1
+        self.backbone_end_level = end_of_levels(self.num_ins, num_outs, start_level, end_level)
         used = self.backbone_end_level - start_level
-        if num_outs < used or (num_outs > used and self.backbone_end_level < self.num_ins):
-            wanted = "at least" if self.backbone_end_level == self.num_ins else "exactly"
-            raise ValueError(f"num_outs must be {wanted} {used} with start_level={start_level} and "
-                             f"end_level={end_level}, got {num_outs}")
 
         conv: dict[str, Any] = {"conv_cfg": conv_cfg, "act_cfg": act_cfg, "inplace": False}
-        self.lateral_convs = ModuleList([
+        self.lateral_convs = nn.ModuleList([
             ConvModule(c, out_channels, 1, norm_cfg=None if no_norm_on_lateral else norm_cfg,
                        **conv)
             for c in in_channels[start_level:self.backbone_end_level]])
-        self.fpn_convs = ModuleList([
+        self.fpn_convs = nn.ModuleList([
             ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, **conv)
             for _ in range(used)])
         for i in range(num_outs - used if self.add_extra_convs else 0):
             from_input = i == 0 and self.add_extra_convs == "on_input"
             self.fpn_convs.append(ConvModule(
-                in_channels[last] if from_input else out_channels, out_channels, 3, stride=2,
-                padding=1, norm_cfg=norm_cfg, **conv))
+                in_channels[self.backbone_end_level - 1] if from_input else out_channels,
+                out_channels, 3, stride=2, padding=1, norm_cfg=norm_cfg, **conv))
 
     def _upsample(self, x: Tensor, like: Tensor) -> Tensor:
         if "scale_factor" in self.upsample_cfg:
             return F.interpolate(x, **self.upsample_cfg)
         return F.interpolate(x, size=like.shape[2:], **self.upsample_cfg)
+
+    def _top_down(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The lateral maps, to each of which the coarser ones are added."""
+        check_num_inputs(self, inputs, self.num_ins)
+        laterals = [conv(x) for conv, x in zip(
+            self.lateral_convs, inputs[self.start_level:self.backbone_end_level])]
+        for i in range(len(laterals) - 1, 0, -1):
+            laterals[i - 1] = laterals[i - 1] + self._upsample(laterals[i], laterals[i - 1])
+        return laterals
+
+    def _extend(self, outs: list[Tensor], last_lateral: Tensor, last_input: Tensor
+                ) -> tuple[Tensor, ...]:
+        """The outputs and those beyond the used inputs."""
+        if self.add_extra_convs:
+            source = {"on_input": last_input, "on_lateral": last_lateral,
+                      "on_output": outs[-1]}[self.add_extra_convs]  # type: ignore[index]
+            for conv in [*self.fpn_convs][len(outs):]:
+                outs.append(conv(source))
+                source = F.relu(outs[-1]) if self.relu_before_extra_convs else outs[-1]
+        else:
+            while len(outs) < self.num_outs:
+                outs.append(F.max_pool2d(outs[-1], 1, stride=2))
+        return tuple(outs)
 
     @auto_fp16()
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -129,21 +143,6 @@ class FPN(BaseModule):
         Raises:
             ValueError: the number of maps is not that of ``in_channels``.
         """
-        if len(inputs) != self.num_ins:
-            raise ValueError(f"FPN was built for {self.num_ins} input maps, got {len(inputs)}")
-        laterals = [conv(x) for conv, x in zip(
-            self.lateral_convs, inputs[self.start_level:self.backbone_end_level])]
-        for i in range(len(laterals) - 1, 0, -1):
-            laterals[i - 1] = laterals[i - 1] + self._upsample(laterals[i], laterals[i - 1])
+        laterals = self._top_down(inputs)
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals)]
-
-        if self.add_extra_convs:
-            source = {"on_input": inputs[self.backbone_end_level - 1], "on_lateral": laterals[-1],
-                      "on_output": outs[-1]}[self.add_extra_convs]  # type: ignore[index]
-            for conv in [*self.fpn_convs][len(laterals):]:
-                outs.append(conv(source))
-                source = F.relu(outs[-1]) if self.relu_before_extra_convs else outs[-1]
-        else:
-            while len(outs) < self.num_outs:
-                outs.append(F.max_pool2d(outs[-1], 1, stride=2))
-        return tuple(outs)
+        return self._extend(outs, laterals[-1], inputs[self.backbone_end_level - 1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
@@ -13,7 +12,7 @@ from fastdet.runner import auto_fp16
 
 from ..builder import NECKS
 from .fpn import FPN
-from .levels import check_num_inputs, check_size
+from .levels import check_size
 
 __all__ = ["PAFPN"]
 
@@ -76,11 +75,7 @@ class PAFPN(FPN):
             ValueError: the number of maps is not that of ``in_channels``, or a level is not half
                 as large as the one before it, rounded up.
         """
-        check_num_inputs(self, inputs, self.num_ins)
-        laterals = [conv(x) for conv, x in zip(
-            self.lateral_convs, inputs[self.start_level:self.backbone_end_level])]
-        for i in range(len(laterals) - 1, 0, -1):
-            laterals[i - 1] = laterals[i - 1] + self._upsample(laterals[i], laterals[i - 1])
+        laterals = self._top_down(inputs)
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals)]
 
         for i, conv in enumerate(self.downsample_convs):
@@ -89,14 +84,4 @@ class PAFPN(FPN):
             check_size(down, f"level {level} downsampled by 2", outs[i + 1], level + 1)
             outs[i + 1] = outs[i + 1] + down
         outs[1:] = [conv(x) for conv, x in zip(self.pafpn_convs, outs[1:])]
-
-        if self.add_extra_convs:
-            source = {"on_input": inputs[self.backbone_end_level - 1], "on_lateral": laterals[-1],
-                      "on_output": outs[-1]}[self.add_extra_convs]  # type: ignore[index]
-            for conv in [*self.fpn_convs][len(laterals):]:
-                outs.append(conv(source))
-                source = F.relu(outs[-1]) if self.relu_before_extra_convs else outs[-1]
-        else:
-            while len(outs) < self.num_outs:
-                outs.append(F.max_pool2d(outs[-1], 1, stride=2))
-        return tuple(outs)
+        return self._extend(outs, laterals[-1], inputs[self.backbone_end_level - 1])
