@@ -116,13 +116,13 @@ def _config(kind: str, run: int, og: int, dtype: torch.dtype) -> _Config:
         return _Config(32, 1, min(128 if wide else 64, _power(run, 1)), warps, 2)
     if dtype == torch.float32:
         if kind == "fwd":
-            return _Config(64, min(128, o), min(16, c), 8, 2)
+            return _Config(64, min(128, o), min(16 if o >= 128 else 32, c), 8, 2)
         if kind == "bwd_data":
             return _Config(64, 16, min(64, c), 8 if c >= 64 else 4, 2)
         return _Config(16, min(128, o), min(64, c), 8 if o >= 128 else 4, 2)
     if kind == "fwd":
         o, c = min(256, o), min(64, c)
-        return _Config(64 if o == 256 else 128, o, c, 8, 2)
+        return _Config(128 if o == 128 else 64, o, c, 8 if o >= 128 else 4, 2)
     if kind == "bwd_data":
         return _Config(64, min(64, o), min(64, c), 8 if c >= 64 else 4, 2)
     return _Config(64, min(256, o), min(64, c), 8 if o >= 128 else 4, 2)
@@ -261,7 +261,8 @@ def _fixed_point(grad: Tensor, mask: Tensor | None, weight: Tensor, shape: _Shap
     if mask is not None:
         wide = wide * mask.abs().amax()
     wide = wide * (shape.taps * shape.oh * shape.ow)
-    exponent = (62 - torch.frexp(wide).exponent).clamp(max=126)  # 2**127 is float32's largest
+    # The finest unit is float32's smallest normal number.
+    exponent = (62 - torch.frexp(wide).exponent).clamp(max=126)
     scale = torch.ldexp(torch.ones_like(wide), exponent)
     return scale.where(wide.isfinite(), torch.nan).float().view(1)
 

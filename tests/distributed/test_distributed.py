@@ -66,7 +66,7 @@ def shard(model):
 
 
 def work(rank, store, name, method):
-    """One of the processes; the first one compares with a run of its own on the whole batch."""
+    """One of the processes: it steps on its share, and alone on the whole batch, and compares."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD,
                             timeout=timedelta(seconds=120))

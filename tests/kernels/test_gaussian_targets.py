@@ -12,7 +12,7 @@ import fastdet
 from fastdet.kernels.gaussian_targets import centernet_targets, cornernet_targets, gaussian_radius
 from fastdet.kernels.gaussian_targets import op as op_module
 from fastdet.kernels.gaussian_targets.eager import centernet_targets_eager, draw_one_eager
-from fastdet.models.utils.gaussian_target import gen_gaussian_target
+from fastdet.models.utils import gen_gaussian_target
 
 HALF = (torch.float32, torch.float16, torch.bfloat16)
 

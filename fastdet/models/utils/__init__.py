@@ -1,11 +1,22 @@
 """Parts that backbones, necks and heads share, as in ``mmdet.models.utils``."""
 
 from .brick_wrappers import AdaptiveAvgPool2d, adaptive_avg_pool2d
-from .builder import build_linear_layer, build_transformer
+from .builder import LINEAR_LAYERS, TRANSFORMER, build_linear_layer, build_transformer
+from .ckpt_convert import pvt_convert, swin_converter
 from .conv_upsample import ConvUpsample
 from .csp_layer import CSPLayer
 from .deformable_detr import DeformableDetrTransformer, DeformableDetrTransformerDecoder
 from .dynamic_conv import DynamicConv
+from .gaussian_target import (
+    centernet_targets,
+    cornernet_targets,
+    gather_feat,
+    gaussian_radius,
+    gen_gaussian_target,
+    get_local_maximum,
+    get_topk_from_heatmap,
+    transpose_and_gather_feat,
+)
 from .inverted_residual import InvertedResidual
 from .make_divisible import make_divisible
 from .misc import interpolate_as, sigmoid_geometric_mean
@@ -16,23 +27,29 @@ from .positional_encoding import LearnedPositionalEncoding, SinePositionalEncodi
 from .res_layer import ResLayer, SimplifiedBasicBlock
 from .se_layer import DyReLU, SELayer
 from .transformer import (
+    AdaptivePadding,
     DetrTransformerDecoder,
     DetrTransformerDecoderLayer,
+    DetrTransformerEncoder,
     PatchEmbed,
+    PatchMerging,
     Transformer,
+    inverse_sigmoid,
     nchw_to_nlc,
     nlc_to_nchw,
 )
 
 __all__ = [
-    "DeformableDetrTransformer", "DeformableDetrTransformerDecoder",
-    "LearnedPositionalEncoding", "SinePositionalEncoding",
-    "DetrTransformerDecoder", "DetrTransformerDecoderLayer", "PatchEmbed", "Transformer",
-    "build_linear_layer", "build_transformer", "nchw_to_nlc", "nlc_to_nchw",
-    "ResLayer", "SimplifiedBasicBlock", "interpolate_as", "make_divisible",
-    "sigmoid_geometric_mean",
-    "AdaptiveAvgPool2d", "adaptive_avg_pool2d", "ConvUpsample", "CSPLayer", "InvertedResidual",
-    "NormedConv2d", "NormedLinear", "preprocess_panoptic_gt",
-    "get_uncertain_point_coords_with_randomness", "get_uncertainty", "DyReLU", "SELayer",
-    "DynamicConv",
+    "AdaptiveAvgPool2d", "AdaptivePadding", "CSPLayer", "ConvUpsample",
+    "DeformableDetrTransformer", "DeformableDetrTransformerDecoder", "DetrTransformerDecoder",
+    "DetrTransformerDecoderLayer", "DetrTransformerEncoder", "DyReLU", "DynamicConv",
+    "InvertedResidual", "LINEAR_LAYERS", "LearnedPositionalEncoding", "NormedConv2d",
+    "NormedLinear", "PatchEmbed", "PatchMerging", "ResLayer", "SELayer", "SimplifiedBasicBlock",
+    "SinePositionalEncoding", "TRANSFORMER", "Transformer", "adaptive_avg_pool2d",
+    "build_linear_layer", "build_transformer", "centernet_targets", "cornernet_targets",
+    "gather_feat", "gaussian_radius", "gen_gaussian_target",
+    "get_local_maximum", "get_topk_from_heatmap", "get_uncertain_point_coords_with_randomness",
+    "get_uncertainty", "interpolate_as", "inverse_sigmoid", "make_divisible", "nchw_to_nlc",
+    "nlc_to_nchw", "preprocess_panoptic_gt", "pvt_convert", "sigmoid_geometric_mean",
+    "swin_converter", "transpose_and_gather_feat",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from fastdet.utils import Registry, build_from_cfg
+from fastdet.utils.registry import resolve
 
 __all__ = ["LINEAR_LAYERS", "TRANSFORMER", "build_linear_layer", "build_transformer"]
 
@@ -42,15 +43,5 @@ def build_linear_layer(cfg: dict[str, Any] | None, *args: Any, **kwargs: Any) ->
         TypeError: ``cfg`` is not a dict.
         KeyError: ``type`` is missing or unknown.
     """
-    if cfg is None:
-        cfg = {"type": "Linear"}
-    if not isinstance(cfg, dict):
-        raise TypeError(f"a linear layer config must be a dict, got {type(cfg).__name__}: {cfg!r}")
-    if "type" not in cfg:
-        raise KeyError(f"a linear layer config needs the key 'type', got {cfg!r}")
-    options = dict(cfg)
-    kind = options.pop("type")
-    layer = LINEAR_LAYERS.get(kind)
-    if layer is None:
-        raise LINEAR_LAYERS.unknown(kind)
+    layer, options = resolve({"type": "Linear"} if cfg is None else cfg, LINEAR_LAYERS)
     return layer(*args, **kwargs, **options)

@@ -1,0 +1,1 @@
+"""Small programs that train with fastdet's parts."""
