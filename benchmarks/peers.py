@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from fastdet.kernels.window_attention import reference
 
-__all__ = ["grid_points_eager", "grid_priors_eager", "spatial_reduction_attention_eager",
-           "spatial_reduction_attention_sdpa", "valid_flags_eager", "window_attention_sdpa"]
+__all__ = ["deform_conv2d_columns", "grid_points_eager", "grid_priors_eager",
+           "spatial_reduction_attention_eager", "spatial_reduction_attention_sdpa", "valid_flags_eager", "window_attention_sdpa"]
 
 
 def grid_priors_eager(base: Sequence[Tensor], sizes: Sequence[tuple[int, int]],
@@ -144,3 +144,24 @@ def spatial_reduction_attention_sdpa(q: Tensor, kv: Tensor, num_heads: int) -> T
     """The same through ``scaled_dot_product_attention``, which chooses its own backend."""
     q, k, v = _heads(q, kv, num_heads)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def deform_conv2d_columns(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor,
+                          groups: int) -> Tensor:
+    """Modulated deformable convolution by mmcv's algorithm: all columns in memory, one product.
+
+    Stride 1, padding that keeps the size, one deform group. Places and samples are in float32 at
+    least; the columns are of the type of ``x``.
+    """
+    (b, c, h, w), (kh, kw) = x.shape, weight.shape[2:]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    y, x_, ky, kx = (torch.arange(n, device=x.device, dtype=wide) for n in (h, w, kh, kw))
+    offset = offset.to(wide).view(b, kh, kw, 2, h, w)
+    rows = offset[:, :, :, 0] + (ky - kh // 2).view(kh, 1, 1, 1) + y.view(h, 1)
+    columns = offset[:, :, :, 1] + (kx - kw // 2).view(kw, 1, 1) + x_
+    grid = torch.stack([(2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1], -1)
+    samples = F.grid_sample(x.to(wide), grid.view(b, -1, w, 2), align_corners=False)
+    samples = samples.view(b, c, kh * kw, h * w) * mask.to(wide).view(b, 1, kh * kw, h * w)
+    samples = samples.to(x.dtype).view(b, groups, -1, h * w)
+    out = weight.view(groups, weight.shape[0] // groups, -1) @ samples
+    return out.view(b, -1, h, w) + bias.view(-1, 1, 1)

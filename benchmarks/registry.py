@@ -19,9 +19,19 @@ import torch
 from torch import Tensor, nn
 
 import fastdet
+from fastdet.kernels.carafe import carafe
+from fastdet.kernels.deform_conv2d import deform_conv2d
+from fastdet.kernels.dyhead_combine import Branch, dyhead_combine
+from fastdet.kernels.dynamic_conv import dynamic_conv
+from fastdet.kernels.dynamic_conv.reference import dynamic_conv_eager
+from fastdet.kernels.dyrelu import dyrelu
 from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
 from fastdet.kernels.gaussian_targets.eager import centernet_targets_eager, draw_one_eager
 from fastdet.kernels.grid_priors import grid_anchors, grid_points, level_rows, split_levels
+from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
+from fastdet.kernels.multi_scale_deformable_attention.reference import (
+    multi_scale_deformable_attention_eager,
+)
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
 from fastdet.kernels.valid_flags import valid_flags
 from fastdet.kernels.window_attention import window_attention
@@ -153,6 +163,21 @@ def upcast(inputs: Inputs) -> Inputs:
         return value
 
     return {name: None if name == "amp" else up(value) for name, value in inputs.items()}
+
+
+def _reference() -> AbstractContextManager[Any]:
+    """Every operator by its reference, where that is MMDetection's algorithm."""
+    return fastdet.backend("torch")
+
+
+def _against_reference(run: Callable[[Inputs], Any]) -> dict[str, Provider]:
+    return {"eager": Provider(run, _reference),
+            "compile": Provider(run, _reference, compiled=True),
+            "fastdet": Provider(run)}
+
+
+def _normal(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, device=device).requires_grad_()
 
 
 # --- window attention --------------------------------------------------------------------------
@@ -483,6 +508,284 @@ SPATIAL_REDUCTION_ATTENTION = Entry(
 )
 
 
+# --- CARAFE ------------------------------------------------------------------------------------
+
+def _carafe_make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W: int,
+                 k: int, groups: int, scale: int) -> Inputs:
+    to: dict[str, Any] = {"dtype": dtype, "device": device}
+    return {"features": _normal(B, C, H, W, **to),
+            "masks": _normal(B, groups * k**2 * scale**2, H, W, **to),
+            "sizes": (k, groups, scale)}
+
+
+def _carafe_run(x: Inputs) -> Tensor:
+    return carafe(x["features"], x["masks"], *x["sizes"], normalize=True)
+
+
+def _carafe_work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int, k: int,
+                 groups: int, scale: int) -> Work:
+    # Backward reads features, weights and the result's gradient and writes two gradients.
+    inputs, out = B * H * W * (C + groups * k**2 * scale**2), B * C * H * W * scale**2
+    return Work(bytes=(inputs + out + backward * (2 * inputs + out)) * dtype.itemsize,
+                flops=(1 + 2 * backward) * 2 * k**2 * out)
+
+
+CARAFE = Entry(
+    name="carafe",
+    kind="operator",
+    shapes={"fpn_c4_b2": {"B": 2, "C": 256, "H": 50, "W": 84, "k": 5, "groups": 1, "scale": 2}},
+    tiny={"B": 1, "C": 12, "H": 5, "W": 7, "k": 3, "groups": 2, "scale": 2},
+    make=_carafe_make,
+    providers=_against_reference(_carafe_run),
+    work=_carafe_work,
+    kernels=("carafe_",),
+    ledger=("fpn_c4_b2/fp32", "fpn_c4_b2/bf16"),
+)
+
+
+# --- DyHead ------------------------------------------------------------------------------------
+
+def _dyrelu_make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W: int
+                 ) -> Inputs:
+    coeffs = torch.rand(B, 4 * C, dtype=dtype, device=device)
+    return {"x": _normal(B, C, H, W, dtype=dtype, device=device),
+            "coeffs": coeffs.requires_grad_()}
+
+
+def _dyrelu_work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int) -> Work:
+    # Two lines and the larger of them; backward, the choice again, a product, and four sums.
+    return Work(bytes=(2 + 3 * backward) * B * C * H * W * dtype.itemsize,
+                flops=(5 + 9 * backward) * B * C * H * W)
+
+
+_DYHEAD_LEVELS = {"p3_b2": {"B": 2, "C": 256, "H": 100, "W": 168},
+                  "p4_b2": {"B": 2, "C": 256, "H": 50, "W": 84}}
+
+DYRELU = Entry(
+    name="dyrelu",
+    kind="operator",
+    shapes=_DYHEAD_LEVELS,
+    tiny={"B": 2, "C": 3, "H": 5, "W": 7},
+    make=_dyrelu_make,
+    providers=_against_reference(lambda x: dyrelu(x["x"], x["coeffs"])),
+    work=_dyrelu_work,
+    kernels=("dyrelu_",),
+    ledger=("p4_b2/fp32", "p4_b2/bf16"),
+)
+
+
+def _combine_make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W: int,
+                  groups: int) -> Inputs:
+    """Three branches, the coarser of half the size; half types are maps under autocast."""
+    inputs: Inputs = {"groups": groups, "amp": None if dtype == torch.float32 else dtype}
+    for name, size in (("mid", (H, W)), ("low", (H, W)), ("high", (-(-H // 2), -(-W // 2)))):
+        inputs[name] = _normal(B, C, *size, dtype=dtype, device=device)
+        inputs[f"{name}_weight"] = (1 + torch.randn(C, device=device) / 4).requires_grad_()
+        inputs[f"{name}_bias"] = torch.randn(C, device=device).requires_grad_()
+    # Scales around 1 and apart from each other: the HSigmoid is not flat there.
+    inputs["weight"] = (torch.randn(C, device=device) / (4 * C**0.5)).requires_grad_()
+    inputs["bias"] = torch.ones(1, device=device).requires_grad_()
+    return inputs
+
+
+def _combine_run(x: Inputs) -> tuple[Tensor, Tensor]:
+    branches = [Branch(x[name], x[f"{name}_weight"], x[f"{name}_bias"])
+                for name in ("mid", "low", "high")]
+    with torch.autocast(x["mid"].device.type, dtype=x["amp"], enabled=x["amp"] is not None):
+        return dyhead_combine(branches, x["weight"], x["bias"], groups=x["groups"])
+
+
+def _combine_work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int,
+                  groups: int) -> Work:
+    # Forward reads the maps twice, as a mean comes before what it scales, and writes a result of
+    # float32 (autocast). Backward reads maps and gradient twice for the same reason. A pixel of a
+    # branch takes some four operations for the mean and variance and two for the sum.
+    out = B * C * H * W
+    maps = 2 * out + B * C * -(-H // 2) * -(-W // 2)
+    return Work(bytes=(2 + 3 * backward) * maps * dtype.itemsize + (1 + 2 * backward) * out * 4,
+                flops=(6 + 12 * backward) * maps)
+
+
+DYHEAD_COMBINE = Entry(
+    name="dyhead_combine",
+    kind="operator",
+    shapes={name: {**level, "groups": 16} for name, level in _DYHEAD_LEVELS.items()},
+    tiny={"B": 2, "C": 8, "H": 6, "W": 9, "groups": 2},
+    make=_combine_make,
+    providers=_against_reference(_combine_run),
+    work=_combine_work,
+    kernels=("dyhead_combine_",),
+    ledger=("p4_b2/fp32", "p4_b2/bf16"),
+)
+
+
+# --- multi-scale deformable attention ----------------------------------------------------------
+
+def _msda_make(*, dtype: torch.dtype, device: torch.device, B: int,
+               sizes: list[tuple[int, int]], heads: int, d: int, points: int,
+               queries: int | None = None) -> Inputs:
+    """Places and weights are float32, as autocast leaves them; no ``queries`` is the encoder."""
+    rows, levels = sum(h * w for h, w in sizes), len(sizes)
+    if queries is None:  # every pixel looks around itself
+        grids = [torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w,
+                                indexing="ij") for h, w in sizes]
+        center = torch.cat([torch.stack([x, y], -1).view(-1, 2) for y, x in grids])
+    else:
+        center = torch.rand(queries, 2)
+    extent = torch.tensor([[w, h] for h, w in sizes])
+    places = center.view(-1, 1, 1, 1, 2) + \
+        2 * torch.randn(B, len(center), heads, levels, points, 2) / extent.view(levels, 1, 2)
+    weights = torch.randn(B, len(center), heads, levels * points).softmax(-1)
+    return {"value": _normal(B, rows, heads, d, dtype=dtype, device=device), "sizes": sizes,
+            "places": places.to(device).requires_grad_(),
+            "weights": weights.view(places.shape[:5]).to(device).requires_grad_()}
+
+
+def _msda_eager(x: Inputs) -> Tensor:
+    value, places = x["value"], x["places"]
+    return multi_scale_deformable_attention_eager(
+        value.to(places.dtype), x["sizes"], places, x["weights"]).to(value.dtype)
+
+
+def _msda_fastdet(x: Inputs) -> Tensor:
+    return multi_scale_deformable_attention(x["value"], x["sizes"], None, x["places"],
+                                            x["weights"])
+
+
+def _msda_work(*, dtype: torch.dtype, backward: bool, B: int, sizes: list[tuple[int, int]],
+               heads: int, d: int, points: int, queries: int | None = None) -> Work:
+    rows = sum(h * w for h, w in sizes)
+    out = B * (rows if queries is None else queries) * heads
+    samples = out * len(sizes) * points
+    # Backward reads everything and the result's gradient and writes three gradients. A channel of
+    # a sample is four products and sums, backward four more for value and four for the place.
+    inputs = B * rows * heads * d * dtype.itemsize + 3 * samples * 4
+    result = out * d * dtype.itemsize
+    return Work(bytes=inputs + result + backward * (2 * inputs + result),
+                flops=(1 + 2 * backward) * 8 * samples * d)
+
+
+_DETR = {"B": 2, "sizes": [(100, 167), (50, 84), (25, 42), (13, 21)], "heads": 8, "d": 32,
+         "points": 4}
+
+MULTI_SCALE_DEFORMABLE_ATTENTION = Entry(
+    name="multi_scale_deformable_attention",
+    kind="operator",
+    shapes={  # Deformable DETR on two images of 800 x 1333
+        "encoder_800x1333_b2": _DETR,
+        "decoder_800x1333_b2": {**_DETR, "queries": 300},
+    },
+    tiny={"B": 2, "sizes": [(5, 7), (3, 4)], "heads": 2, "d": 8, "points": 2, "queries": 11},
+    make=_msda_make,
+    providers={
+        "eager": Provider(_msda_eager),
+        "compile": Provider(_msda_eager, compiled=True),
+        "fastdet": Provider(_msda_fastdet),
+    },
+    work=_msda_work,
+    kernels=("multi_scale_deformable_attention_",),
+    ledger=("decoder_800x1333_b2/fp32", "decoder_800x1333_b2/bf16"),
+)
+
+
+# --- deformable convolution --------------------------------------------------------------------
+
+def _deform_make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W: int,
+                 groups: int = 1) -> Inputs:
+    """3 x 3 at stride 1, modulated. No place is a pixel's own, where the gradient jumps."""
+    to: dict[str, Any] = {"dtype": dtype, "device": device}
+    offset = torch.randint(-2, 2, (B, 18, H, W)) + 0.1 + 0.8 * torch.rand(B, 18, H, W)
+    return {"x": _normal(B, C, H, W, **to), "offset": offset.to(**to).requires_grad_(),
+            "mask": torch.rand(B, 9, H, W, **to).requires_grad_(),
+            "weight": (torch.randn(C, C // groups, 3, 3, **to) / (9 * C / groups)**0.5
+                       ).requires_grad_(),
+            "bias": _normal(C, **to), "groups": groups}
+
+
+def _deform_eager(x: Inputs) -> Tensor:
+    return peers.deform_conv2d_columns(x["x"], x["offset"], x["mask"], x["weight"], x["bias"],
+                                       x["groups"])
+
+
+def _deform_fastdet(x: Inputs) -> Tensor:
+    return deform_conv2d(x["x"], x["offset"], x["weight"], mask=x["mask"], bias=x["bias"],
+                         padding=(1, 1), groups=x["groups"])
+
+
+def _deform_work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int,
+                 groups: int = 1) -> Work:
+    # Backward reads all inputs and the result's gradient and writes the inputs' gradients, in two
+    # products; the sampling is not counted.
+    out = B * C * H * W
+    inputs = out + B * 27 * H * W + 9 * C * C // groups + C
+    return Work(bytes=(inputs + out + backward * (2 * inputs + out)) * dtype.itemsize,
+                flops=(1 + 2 * backward) * 2 * 9 * out * C // groups)
+
+
+DEFORM_CONV2D = Entry(
+    name="deform_conv2d",
+    kind="operator",
+    shapes={**_DYHEAD_LEVELS, "p4_b2_depthwise": {**_DYHEAD_LEVELS["p4_b2"], "groups": 256}},
+    tiny={"B": 2, "C": 6, "H": 5, "W": 7, "groups": 2},
+    make=_deform_make,
+    providers={
+        "eager": Provider(_deform_eager),
+        "compile": Provider(_deform_eager, compiled=True),
+        "fastdet": Provider(_deform_fastdet),
+    },
+    work=_deform_work,
+    kernels=("deform_conv2d_",),
+    ledger=("p4_b2/fp32", "p4_b2_depthwise/fp32", "p4_b2_depthwise/bf16", "p4_b2/bf16"),
+)
+
+
+# --- dynamic convolution -----------------------------------------------------------------------
+
+_NORMS = ("in_weight", "in_bias", "out_weight", "out_bias")
+
+
+def _dynamic_make(*, dtype: torch.dtype, device: torch.device, N: int, channels: int, feat: int,
+                  out: int, S: int) -> Inputs:
+    to: dict[str, Any] = {"dtype": dtype, "device": device}
+    norms = {name: _normal(width, **to) for name, width in zip(_NORMS, (feat, feat, out, out))}
+    return {"x": _normal(N, channels, S, **to),
+            "params": _normal(N, (channels + out) * feat, **to), **norms}
+
+
+def _dynamic_run(function: Callable[..., Tensor]) -> Callable[[Inputs], Tensor]:
+    return lambda x: function(x["x"], x["params"], *(x[name] for name in _NORMS))
+
+
+def _dynamic_work(*, dtype: torch.dtype, backward: bool, N: int, channels: int, feat: int,
+                  out: int, S: int) -> Work:
+    # Backward reads the inputs and the result's gradient and writes two gradients, in four
+    # products and the first one again.
+    inputs, result = N * (channels * S + (channels + out) * feat), N * S * out
+    first, second = 2 * N * S * channels * feat, 2 * N * S * feat * out
+    return Work(bytes=(inputs + result + backward * (2 * inputs + result)) * dtype.itemsize,
+                flops=first + second + backward * (3 * first + 2 * second))
+
+
+_PROPOSALS = {"channels": 256, "feat": 64, "out": 256, "S": 49}
+
+DYNAMIC_CONV = Entry(
+    name="dynamic_conv",
+    kind="operator",
+    shapes={"sparse_rcnn_b8": {"N": 2400, **_PROPOSALS},
+            "sparse_rcnn_b1": {"N": 300, **_PROPOSALS}},
+    tiny={"N": 3, "channels": 12, "feat": 5, "out": 9, "S": 4},
+    make=_dynamic_make,
+    providers={
+        "eager": Provider(_dynamic_run(dynamic_conv_eager)),
+        "compile": Provider(_dynamic_run(dynamic_conv_eager), compiled=True),
+        "fastdet": Provider(_dynamic_run(dynamic_conv)),
+    },
+    work=_dynamic_work,
+    kernels=("dynamic_conv_",),
+    ledger=("sparse_rcnn_b1/fp32", "sparse_rcnn_b1/bf16"),
+)
+
+
 # --- components --------------------------------------------------------------------------------
 
 def _component_make(kind: str, config: Mapping[str, Any]) -> Callable[..., Inputs]:
@@ -512,10 +815,6 @@ def _swin_with(function: Callable[..., Tensor]) -> Callable[[], AbstractContextM
 
         return mock.patch.object(swin, "window_attention", function)
     return context
-
-
-def _reference() -> AbstractContextManager[Any]:
-    return fastdet.backend("torch")
 
 
 _IMAGES = {"maps": [(2, 3, 800, 1344)]}
@@ -570,4 +869,5 @@ FPN = Entry(
 
 ENTRIES = {entry.name: entry for entry in (
     GRID_PRIORS, GRID_POINTS, VALID_FLAGS, GAUSSIAN_TARGETS, DRAW_GAUSSIAN, WINDOW_ATTENTION,
-    SPATIAL_REDUCTION_ATTENTION, SWIN_T, RESNET_50, FPN)}
+    SPATIAL_REDUCTION_ATTENTION, CARAFE, DYRELU, DYHEAD_COMBINE, MULTI_SCALE_DEFORMABLE_ATTENTION,
+    DEFORM_CONV2D, DYNAMIC_CONV, SWIN_T, RESNET_50, FPN)}

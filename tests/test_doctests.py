@@ -1,4 +1,4 @@
-"""The examples in fastdet's docstrings, and those of MMDetection's API document, do what they say."""
+"""The examples in fastdet's docstrings and in MMDetection's API document do what they say."""
 
 import doctest
 import importlib
@@ -18,7 +18,7 @@ def with_examples():
     for info in pkgutil.walk_packages(fastdet.__path__, "fastdet."):
         if not info.name.endswith((".__main__", ".kernel")):  # run as a script; needs triton
             module = importlib.import_module(info.name)
-            for found in doctest.DocTestFinder().find(module, globs={}):
+            for found in doctest.DocTestFinder().find(module, extraglobs={"torch": torch}):
                 if found.examples:
                     yield found
 

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdet.cnn import ConvModule, DepthwiseSeparableConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import BACKBONES
 from ..utils.csp_layer import CSPLayer
+from ..utils.misc import eval_batch_norms
 
 __all__ = ["CSPDarknet", "Focus", "SPPBottleneck"]
 
@@ -208,9 +208,7 @@ class CSPDarknet(BaseModule):
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
-            for m in self.modules():
-                if isinstance(m, _BatchNorm):
-                    m.eval()
+            eval_batch_norms(self)
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import BACKBONES
-from ..utils.misc import pretrained_init_cfg
+from ..utils.misc import eval_batch_norms, pretrained_init_cfg
 
 __all__ = ["Darknet", "ResBlock"]
 
@@ -158,7 +157,5 @@ class Darknet(BaseModule):
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
-            for m in self.modules():
-                if isinstance(m, _BatchNorm):
-                    m.eval()
+            eval_batch_norms(self)
         return self

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import torch
 import torch.utils.checkpoint as cp
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdet.cnn import ConvModule
 from fastdet.cnn.bricks.drop import DropPath
@@ -22,6 +21,7 @@ from fastdet.runner import BaseModule, Sequential
 from ..builder import BACKBONES
 from ..utils.inverted_residual import InvertedResidual
 from ..utils.make_divisible import make_divisible
+from ..utils.misc import eval_batch_norms
 from ..utils.se_layer import SELayer
 
 __all__ = ["EdgeResidual", "EfficientNet", "model_scaling"]
@@ -256,7 +256,5 @@ class EfficientNet(BaseModule):
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
-            for m in self.modules():
-                if isinstance(m, _BatchNorm):
-                    m.eval()
+            eval_batch_norms(self)
         return self

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdet.cnn import build_conv_layer, build_norm_layer
 from fastdet.runner import BaseModule, ModuleList, Sequential
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
-from ..utils.misc import pretrained_init_cfg
+from ..utils.misc import eval_batch_norms, pretrained_init_cfg
 from .resnet import BasicBlock, Bottleneck
 
 __all__ = ["HRModule", "HRNet"]
@@ -275,7 +274,5 @@ class HRNet(BaseModule):
         """Set the mode, but with ``norm_eval`` keep batch norms in eval."""
         super().train(mode)
         if mode and self.norm_eval:
-            for m in self.modules():
-                if isinstance(m, _BatchNorm):
-                    m.eval()
+            eval_batch_norms(self)
         return self

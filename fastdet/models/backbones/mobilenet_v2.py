@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
@@ -14,7 +13,7 @@ from fastdet.runner import BaseModule
 from ..builder import BACKBONES
 from ..utils.inverted_residual import InvertedResidual
 from ..utils.make_divisible import make_divisible
-from ..utils.misc import pretrained_init_cfg
+from ..utils.misc import eval_batch_norms, pretrained_init_cfg
 
 __all__ = ["MobileNetV2"]
 
@@ -123,7 +122,5 @@ class MobileNetV2(BaseModule):
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
-            for m in self.modules():
-                if isinstance(m, _BatchNorm):
-                    m.eval()
+            eval_batch_norms(self)
         return self

@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 
 import torch.utils.checkpoint as cp
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdet.cnn import build_conv_layer, build_norm_layer, build_plugin_layer
 from fastdet.runner import BaseModule
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
-from ..utils.misc import pretrained_init_cfg
+from ..utils.misc import eval_batch_norms, pretrained_init_cfg
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet", "ResNetV1d"]
 
@@ -497,9 +496,7 @@ class ResNet(BaseModule):
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
-            for m in self.modules():
-                if isinstance(m, _BatchNorm):
-                    m.eval()
+            eval_batch_norms(self)
         return self
 
 

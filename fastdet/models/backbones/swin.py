@@ -21,6 +21,7 @@ from fastdet.models.builder import BACKBONES
 from fastdet.models.utils.ckpt_convert import swin_converter
 from fastdet.models.utils.misc import pretrained_init_cfg
 from fastdet.runner import BaseModule, ModuleList, _load_checkpoint, find_state_dict
+from fastdet.runner.weight_init import trunc_normal_
 
 __all__ = ["ShiftWindowMSA", "SwinBlock", "SwinBlockSequence", "SwinTransformer", "WindowMSA"]
 
@@ -88,7 +89,7 @@ class WindowMSA(BaseModule):
 
     def init_weights(self) -> None:
         """Draw the bias table from a truncated normal distribution."""
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend inside windows that are already cut.
@@ -446,7 +447,7 @@ class SwinTransformer(BaseModule):
             return
         logger.warning("SwinTransformer has no pre-trained weights, training starts from scratch")
         if self.use_abs_pos_embed:
-            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+            trunc_normal_(self.absolute_pos_embed, std=0.02)
         for m in self.modules():
             if isinstance(m, nn.Linear):
                 trunc_normal_init(m, std=0.02, bias=0.0)

@@ -8,11 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["interpolate_as", "pretrained_init_cfg", "sigmoid_geometric_mean"]
+__all__ = ["eval_batch_norms", "interpolate_as", "pretrained_init_cfg", "sigmoid_geometric_mean"]
 
 InitCfg = dict[str, Any] | list[dict[str, Any]] | None
+
+
+def eval_batch_norms(module: nn.Module) -> None:
+    """Put every batch normalisation of ``module`` in eval mode: its statistics stay."""
+    for m in module.modules():
+        if isinstance(m, _BatchNorm):
+            m.eval()
 
 
 def interpolate_as(source: Tensor, target: Tensor | np.ndarray, mode: str = "bilinear",
