@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from fastdet.kernels.window_attention import reference
 
 __all__ = ["deform_conv2d_columns", "grid_points_eager", "grid_priors_eager",
-           "spatial_reduction_attention_eager", "spatial_reduction_attention_sdpa", "valid_flags_eager", "window_attention_sdpa"]
+           "spatial_reduction_attention_eager", "spatial_reduction_attention_sdpa",
+           "valid_flags_eager", "window_attention_sdpa"]
 
 
 def grid_priors_eager(base: Sequence[Tensor], sizes: Sequence[tuple[int, int]],

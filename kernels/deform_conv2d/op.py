@@ -185,8 +185,10 @@ def _packed(weight: Tensor, shape: _Shape) -> Tensor:
     """``[taps, channels of a packed group, O]`` of a weight ``[O, C / groups, kH, kW]``."""
     n, pack, og = shape.groups, shape.pack, shape.O // (shape.groups * shape.pack)
     w = weight.view(n, pack, og, weight.shape[1], shape.taps).permute(4, 3, 0, 1, 2)
-    own = torch.eye(pack, dtype=torch.bool, device=weight.device).view(pack, 1, 1, pack, 1)
-    return w.unsqueeze(1).where(own, 0).reshape(shape.taps, -1, shape.O).contiguous()
+    if pack > 1:
+        own = torch.eye(pack, dtype=torch.bool, device=weight.device).view(pack, 1, 1, pack, 1)
+        w = w.unsqueeze(1).where(own, 0)
+    return w.reshape(shape.taps, -1, shape.O).contiguous()
 
 
 def _unpacked(packed: Tensor, shape: _Shape) -> Tensor:

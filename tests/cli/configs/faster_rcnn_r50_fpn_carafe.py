@@ -1,0 +1,16 @@
+_base_ = './faster_rcnn_r50_fpn.py'
+model = dict(
+    neck=dict(
+        type='FPN_CARAFE',
+        start_level=0,
+        end_level=-1,
+        norm_cfg=None,
+        act_cfg=None,
+        order=('conv', 'norm', 'act'),
+        upsample_cfg=dict(
+            type='carafe',
+            up_kernel=5,
+            up_group=1,
+            encoder_kernel=3,
+            encoder_dilation=1,
+            compressed_channels=8)))

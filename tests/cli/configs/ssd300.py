@@ -1,0 +1,27 @@
+input_size = 300
+model = dict(
+    type='SingleStageDetector',
+    backbone=dict(
+        type='SSDVGG',
+        depth=11,
+        with_last_pool=False,
+        ceil_mode=True,
+        out_indices=(3, 4),
+        out_feature_indices=(14, 24),
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://vgg16_caffe')),
+    neck=dict(
+        type='SSDNeck',
+        in_channels=(512, 1024),
+        out_channels=(512, 1024, 32, 16, 16),
+        level_strides=(2, 2, 2),
+        level_paddings=(1, 1, 1),
+        l2_norm_scale=20),
+    bbox_head=dict(
+        type='SSDHead',
+        anchor_generator=dict(
+            type='SSDAnchorGenerator',
+            scale_major=False,
+            input_size=input_size,
+            basesize_ratio_range=(0.15, 0.9),
+            strides=[8, 16, 32, 64, 128],
+            ratios=[[2], [2, 3], [2, 3], [2, 3], [2]])))
