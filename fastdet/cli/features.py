@@ -40,7 +40,7 @@ __all__ = ["Level", "Result", "run"]
 
 # What a wrong config or checkpoint makes constructors and layers raise.
 _USER_ERRORS = (KeyError, TypeError, ValueError, AssertionError, AttributeError, IndexError,
-                RuntimeError)
+                RuntimeError, OSError)
 
 
 @dataclass
@@ -103,8 +103,9 @@ def _without_downloads(cfg: Any) -> Any:
     """A config without what would fetch pretrained weights."""
     if isinstance(cfg, dict):
         init = cfg.get("init_cfg")
+        # The type is implied where a checkpoint is named: the zoo's PVT configs leave it out.
         fetches = {"pretrained"} | ({"init_cfg"} if isinstance(init, dict)
-                                    and init.get("type") == "Pretrained" else set())
+                                    and "checkpoint" in init else set())
         return {k: _without_downloads(v) for k, v in cfg.items() if k not in fetches}
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(map(_without_downloads, cfg))

@@ -44,7 +44,7 @@ def _config(kind: str, channels: int, kernel_size: int, scale: int, dtype: torch
     """Tiles and launch options of one kernel: ``fwd``, ``x`` or ``mask``.
 
     BLOCK_K is what BLOCK_M pixels reach. 16 source pixels, or as many output pixels as they make,
-    keep the band about as wide as the taps: 20 of 32 columns for k = 5.
+    keep the band about as wide as the taps: 20 of 32 columns for k = 5. Four warps would spill.
     """
     if kind == "x":
         block_m, reach = 16, scale * (16 + kernel_size - 1)
@@ -52,7 +52,7 @@ def _config(kind: str, channels: int, kernel_size: int, scale: int, dtype: torch
         block_m = _power(16 * scale) if scale != 3 else 32
         reach = (block_m - 1) // scale + 1 + (block_m % scale != 0) + kernel_size - 1
     block_c = min(_power(channels), 64 if dtype == torch.float32 else 128)
-    return _Config(block_m, _power(reach), block_c, 4, 2)
+    return _Config(block_m, _power(reach), block_c, 8, 2)
 
 
 def _mask_strides(masks: Tensor, scale: int, normalize: bool) -> tuple[int, ...]:

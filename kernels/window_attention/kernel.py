@@ -3,7 +3,8 @@
 A program owns one tile of one head's scores (``BLOCK_M`` queries by ``BLOCK_N`` keys, of the
 ``T = WINDOW**2`` tokens of a window) and walks over windows ``slot, slot + slots, ...``. Its tile
 of the relative position bias is read once and stays in registers, as does, in the backward, the
-tile of its gradient. Nothing is padded, rolled, partitioned or masked in memory: a window's place
+tile of its gradient. Channels go by chunks of ``BLOCK_D``; where a head is one chunk, q and k are
+loaded once, else once for each product they are in. Nothing is padded, rolled, partitioned or masked in memory: a window's place
 is turned into a token's address, a padded token is read from ``pad_ptr``, and only real tokens are
 stored. Heads are the fastest axis of the grid, so that the programs that share the cache lines of
 a token run together.
@@ -98,6 +99,23 @@ def _sides(offs, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
 
 
 @triton.jit
+def _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
+            HAS_PAD: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+            D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The first chunk of ``scale * q``, that of ``k``, and ``scale * q @ k^T`` of all chunks."""
+    q = _load_scaled(qkv_ptr, scale, token_m, real_m, 3 * width, 0, OPERAND, D, BLOCK_D)
+    k = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width, 0, HAS_PAD,
+                     OPERAND, D, BLOCK_D)
+    s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    for start in range(BLOCK_D, D, BLOCK_D):
+        q_c = _load_scaled(qkv_ptr, scale, token_m, real_m, 3 * width, start, OPERAND, D, BLOCK_D)
+        k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width, start,
+                           HAS_PAD, OPERAND, D, BLOCK_D)
+        s = tl.dot(q_c, tl.trans(k_c), s, input_precision=PRECISION)
+    return q, k, s
+
+
+@triton.jit
 def _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW: tl.constexpr,
             SHIFT: tl.constexpr):
     """``(s + bias + mask) * log2(e)``; only the last windows of a map have a mask."""
@@ -151,14 +169,9 @@ def window_attention_fwd_kernel(
     for win in range(slot, windows, slots):
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
-        s = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for start in tl.static_range(0, D, BLOCK_D):
-            q = _load_scaled(qkv_ptr, scale, token_m, real_m, 3 * width, start, OPERAND, D,
-                             BLOCK_D)
-            k = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width, start,
-                             HAS_PAD, OPERAND, D, BLOCK_D)
-            s = tl.dot(q, tl.trans(k), s, input_precision=PRECISION)
-        if BLOCK_D >= D:
+        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width, HAS_PAD,
+                          OPERAND, PRECISION, D, BLOCK_D)
+        if BLOCK_D >= D:  # asked for early: ahead of the softmax
             v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
                              0, HAS_PAD, OPERAND, D, BLOCK_D)
         s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
@@ -167,11 +180,13 @@ def window_attention_fwd_kernel(
         if HAS_DROPOUT:
             p *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
         p = p.to(OPERAND)
-        for start in tl.static_range(0, D, BLOCK_D):
-            if BLOCK_D < D:
-                v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n,
+        for start in range(0, D, BLOCK_D):
+            if BLOCK_D >= D:
+                v_c = v
+            else:
+                v_c = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n,
                                  3 * width, start, HAS_PAD, OPERAND, D, BLOCK_D)
-            out = tl.dot(p, v, input_precision=PRECISION) * over[:, None]
+            out = tl.dot(p, v_c, input_precision=PRECISION) * over[:, None]
             _store(out_ptr, out, token_m, real_m, width, start, D, BLOCK_D)
 
 
@@ -242,12 +257,8 @@ def window_attention_bwd_kernel(
     dpad_v = tl.zeros([CHUNKS, BLOCK_D], tl.float32)
     for win in range(slot, windows, slots):
         token, real = _tokens(win, offs_t, H, W, down, across, WINDOW, SHIFT)
-        s = tl.zeros([BLOCK_M, BLOCK_M], tl.float32)
-        for start in tl.static_range(0, D, BLOCK_D):
-            q = _load_scaled(qkv_ptr, scale, token, real, 3 * width, start, OPERAND, D, BLOCK_D)
-            k = _load_padded(qkv_ptr + width, pad_ptr + width, token, real, 3 * width, start,
-                             HAS_PAD, OPERAND, D, BLOCK_D)
-            s = tl.dot(q, tl.trans(k), s, input_precision=PRECISION)
+        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token, real, token, real, width, HAS_PAD,
+                          OPERAND, PRECISION, D, BLOCK_D)
         s = _biased(s, bias, win, offs_t, offs_t, down, across, WINDOW, SHIFT)
         p = tl.exp2(s - tl.max(s, 1)[:, None])
         p *= (1.0 / tl.sum(p, 1))[:, None]
@@ -256,7 +267,7 @@ def window_attention_bwd_kernel(
             keep = _keep(seed, win, head, heads, dropout_p, offs_t, offs_t, WINDOW)
             weights *= keep
         dp = tl.zeros([BLOCK_M, BLOCK_M], tl.float32)
-        for start in tl.static_range(0, D, BLOCK_D):
+        for start in range(0, D, BLOCK_D):
             g = _load(grad_ptr, token, real, width, start, OPERAND, D, BLOCK_D)
             v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token, real, 3 * width,
                              start, HAS_PAD, OPERAND, D, BLOCK_D)
@@ -272,15 +283,16 @@ def window_attention_bwd_kernel(
         if NEEDS_BIAS:
             dbias += ds
         ds = ds.to(OPERAND)
-        for start in tl.static_range(0, D, BLOCK_D):
-            if BLOCK_D < D:  # else they are still there
-                q = _load_scaled(qkv_ptr, scale, token, real, 3 * width, start, OPERAND, D,
+        for start in range(0, D, BLOCK_D):
+            q_c, k_c = q, k  # all of them where a head is one chunk
+            if BLOCK_D < D:
+                q_c = _load_scaled(qkv_ptr, scale, token, real, 3 * width, start, OPERAND, D,
                                  BLOCK_D)
-                k = _load_padded(qkv_ptr + width, pad_ptr + width, token, real, 3 * width, start,
+                k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token, real, 3 * width, start,
                                  HAS_PAD, OPERAND, D, BLOCK_D)
-            dq = tl.dot(ds, k, input_precision=PRECISION) * tl.cast(scale, tl.float32)
+            dq = tl.dot(ds, k_c, input_precision=PRECISION) * tl.cast(scale, tl.float32)
             _store(dqkv_ptr, dq, token, real, 3 * width, start, D, BLOCK_D)
-            dk = tl.dot(tl.trans(ds), q, input_precision=PRECISION)
+            dk = tl.dot(tl.trans(ds), q_c, input_precision=PRECISION)
             _store(dqkv_ptr + width, dk, token, real, 3 * width, start, D, BLOCK_D)
             if NEEDS_PAD:
                 if _may_have_pads(win, down, across):
@@ -328,20 +340,15 @@ def window_attention_bwd_q_kernel(
     for win in range(slot, windows, slots):
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
-        s = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for start in tl.static_range(0, D, BLOCK_D):
-            q = _load_scaled(qkv_ptr, scale, token_m, real_m, 3 * width, start, OPERAND, D,
-                             BLOCK_D)
-            k = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width, start,
-                             HAS_PAD, OPERAND, D, BLOCK_D)
-            s = tl.dot(q, tl.trans(k), s, input_precision=PRECISION)
+        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width, HAS_PAD,
+                          OPERAND, PRECISION, D, BLOCK_D)
         s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
         top = tl.max(s, 1)
         p = tl.exp2(s - top[:, None])
         total = tl.sum(p, 1)
         p *= (1.0 / total)[:, None]
         dp = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for start in tl.static_range(0, D, BLOCK_D):
+        for start in range(0, D, BLOCK_D):
             g = _load(grad_ptr, token_m, real_m, width, start, OPERAND, D, BLOCK_D)
             v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
                              start, HAS_PAD, OPERAND, D, BLOCK_D)
@@ -356,11 +363,12 @@ def window_attention_bwd_q_kernel(
         if NEEDS_BIAS:
             dbias += ds
         ds = ds.to(OPERAND)
-        for start in tl.static_range(0, D, BLOCK_D):
-            if BLOCK_D < D:  # else it is still there
-                k = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width,
+        for start in range(0, D, BLOCK_D):
+            k_c = k
+            if BLOCK_D < D:
+                k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width,
                                  start, HAS_PAD, OPERAND, D, BLOCK_D)
-            dq = tl.dot(ds, k, input_precision=PRECISION) * tl.cast(scale, tl.float32)
+            dq = tl.dot(ds, k_c, input_precision=PRECISION) * tl.cast(scale, tl.float32)
             _store(dqkv_ptr, dq, token_m, real_m, 3 * width, start, D, BLOCK_D)
 
     if NEEDS_BIAS:
@@ -401,13 +409,8 @@ def window_attention_bwd_kv_kernel(
     for win in range(slot, windows, slots):
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
-        s = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for start in tl.static_range(0, D, BLOCK_D):
-            q = _load_scaled(qkv_ptr, scale, token_m, real_m, 3 * width, start, OPERAND, D,
-                             BLOCK_D)
-            k = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width, start,
-                             HAS_PAD, OPERAND, D, BLOCK_D)
-            s = tl.dot(q, tl.trans(k), s, input_precision=PRECISION)
+        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width, HAS_PAD,
+                          OPERAND, PRECISION, D, BLOCK_D)
         s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
         stats = stats_ptr + (tl.cast(win, tl.int64) * heads + head) * (2 * T)
         # +inf makes the weights of queries past T zero.
@@ -419,7 +422,7 @@ def window_attention_bwd_kv_kernel(
             keep = _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
             weights *= keep
         dp = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for start in tl.static_range(0, D, BLOCK_D):
+        for start in range(0, D, BLOCK_D):
             g = _load(grad_ptr, token_m, real_m, width, start, OPERAND, D, BLOCK_D)
             v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
                              start, HAS_PAD, OPERAND, D, BLOCK_D)
@@ -432,11 +435,12 @@ def window_attention_bwd_kv_kernel(
         if HAS_DROPOUT:
             dp *= keep
         ds = (p * (dp - delta[:, None])).to(OPERAND)
-        for start in tl.static_range(0, D, BLOCK_D):
-            if BLOCK_D < D:  # else it is still there
-                q = _load_scaled(qkv_ptr, scale, token_m, real_m, 3 * width, start, OPERAND, D,
+        for start in range(0, D, BLOCK_D):
+            q_c = q
+            if BLOCK_D < D:
+                q_c = _load_scaled(qkv_ptr, scale, token_m, real_m, 3 * width, start, OPERAND, D,
                                  BLOCK_D)
-            dk = tl.dot(tl.trans(ds), q, input_precision=PRECISION)
+            dk = tl.dot(tl.trans(ds), q_c, input_precision=PRECISION)
             _store(dqkv_ptr + width, dk, token_n, real_n, 3 * width, start, D, BLOCK_D)
             if NEEDS_PAD:
                 if _may_have_pads(win, down, across):

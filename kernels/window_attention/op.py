@@ -93,20 +93,20 @@ def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, i
     """Tile and launch options of one kernel: ``fwd``, ``bwd``, ``bwd_q`` or ``bwd_kv``.
 
     The backward keeps four tiles of scores in registers (bias, its gradient, P, dP), the forward
-    two; wide heads are read 32 channels at a time, so that any call fits 64 KiB of shared memory
-    in half types and 96 KiB in fp32. Chosen by what compiles without spills, not by time. Cards
-    differ by how a product holds its operands: wgmma (9, 0), tcgen05 (10, 0), mma.sync (other
-    NVIDIA cards), mfma (0, 0), whose threads have 512 registers where there are at most 4 warps.
+    two; heads are read a few channels at a time, which bounds shared memory. Chosen by what
+    compiles without spills, not by time. Cards differ in where a product has its operands: wgmma
+    (9, 0), tcgen05 (10, 0), mma.sync (other NVIDIA cards), mfma (0, 0), which gives a thread 512
+    registers as long as there are no more than 4 warps.
     """
     whole = _power(area)
-    full = dtype == torch.float32
+    full, wide = dtype == torch.float32, d > 32
     hip, sync = card == (0, 0), card[0] not in (0, 9, 10)
-    block_d = min(_power(d), 32)
+    block_d = 16 if full and wide else min(_power(d), 32)
     if whole <= 32:
         warps = whole // 8 if kind == "bwd" else whole // 16
         return _Config(whole, whole, block_d, warps, 1, 8)
     if whole == 64 and kind == "fwd":
-        if full or d > 32:
+        if full or wide:
             return _Config(64, 64, block_d, 8, 1, 2)
         return _Config(64, 64, block_d, 4, 2, 3)
     if whole == 64:
@@ -114,12 +114,15 @@ def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, i
             return _Config(64, 64, 16, 4 if hip else 8, 1, 2)
         return _Config(64, 64, block_d, 16 if full else 8, 1, 2)
     if kind == "fwd":
-        return _Config(16 if full or sync or d > 32 else 64, whole, block_d,
-                       4 if hip and full else 8, 1, 2)
+        rows = 16 if full or sync or wide else 64
+        return _Config(rows, whole, block_d, 4 if hip and full else 8, 1, 2)
     if kind == "bwd_q":
-        return _Config(16, whole, block_d, 4 if hip or (not full and whole == 128) else 8, 1, 2)
-    if full or hip:
-        return _Config(whole, 16, block_d, 8 if hip else 16, 1, 2)
+        warps = 4 if hip or (whole == 128 and not full) else 8
+        return _Config(16, whole, 16 if full else block_d, warps, 1, 2)
+    if full and not hip:
+        return _Config(whole, 16, block_d, 16, 1, 2)
+    if hip or wide:
+        return _Config(whole, 16, block_d, 8, 1, 2)
     return _Config(whole, 32, 16 if card[0] == 10 else block_d, 8, 1, 2)
 
 

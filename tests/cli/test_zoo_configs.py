@@ -1,4 +1,4 @@
-"""``fastdet features`` on a config of every neck, written as MMDetection's model zoo writes them."""
+"""``fastdet features`` on a config of every neck, written in the manner of the model zoo."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ LEVELS = {
     "yolov3_d53": ((32, 16, 8), (32, 16, 8)),
     "yolox_nano": (32, (8, 16, 32)),
 }
-#: Anchors of a cell, where the config says: those of the strides' order.
+#: Anchors of a cell, of all levels or of each, where they are not three.
 ANCHORS = {"atss_r50_fpn_dyhead": 1, "retinanet_r50_fpn": 9, "retinanet_pvt_fpn": 9,
            "retinanet_pvtv2_fpn": 9, "retinanet_r50_nasfpn": 9, "ssd300": (4, 6, 6, 6, 4),
            "yolof_r50_dilated": 5}
@@ -65,7 +65,8 @@ def test_features_of(name, tmp_path, capsys):
     status = main(["features", "--config", str(CONFIGS / f"{name}.py"), "--size", "64x96",
                    "--device", "cpu", "--out", str(out)])
     _, err = capsys.readouterr()
-    assert (status, err) == (0, "")
+    assert not err
+    assert status == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "features.npz", "features.png", "levels.json", "levels.txt"]
 

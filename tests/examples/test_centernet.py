@@ -16,7 +16,7 @@ from benchmarks.examples.centernet import (
 from fastdet.cli.backends import record_choices
 from fastdet.models.utils.gaussian_target import centernet_targets
 
-TINY = dict(steps=4, size=64, batch=2, width=4)
+FEW = dict(steps=4, size=64, batch=4)
 
 
 def test_the_boxes_are_where_the_rectangles_are():
@@ -79,10 +79,10 @@ def test_the_command_prints_the_loss(capsys):
 def test_targets_from_the_kernels_train_alike(kernel_device, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     with record_choices() as choices:
-        ours = train(**TINY, device=kernel_device)
+        ours = train(**FEW, device=kernel_device)
     took = choices["gaussian_targets"]
-    assert {backend: calls for backend, (calls, _) in took.items()} == {"triton": TINY["steps"]}
+    assert {backend: calls for backend, (calls, _) in took.items()} == {"triton": FEW["steps"]}
     with fastdet.backend("torch"):
-        want = train(**TINY, device=kernel_device)
+        want = train(**FEW, device=kernel_device)
     np.testing.assert_allclose(ours, want, rtol=1e-5, atol=0)
-    assert ours[-1] < ours[0]
+    assert ours[-1] < 0.9 * ours[0]

@@ -20,3 +20,16 @@ model = dict(
         aspp_out_channels=16 // 4,
         aspp_dilations=(1, 3, 6, 1),
         rfp_backbone=dict(rfp_inplanes=16, **backbone)))
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='MultiScaleFlipAug',
+        img_scale=(640, 640),
+        flip=False,
+        transforms=[
+            dict(type='Resize', keep_ratio=True),
+            dict(type='Normalize', mean=[103.53, 116.28, 123.675], std=[1.0] * 3, to_rgb=False),
+            dict(type='Pad', size_divisor=128),
+        ])
+]
+data = dict(test=dict(pipeline=test_pipeline))

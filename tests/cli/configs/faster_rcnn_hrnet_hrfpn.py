@@ -18,3 +18,20 @@ model = dict(
                 num_channels=(8, 16, 32, 64))),
         init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://msra/hrnetv2_w18')),
     neck=dict(_delete_=True, type='HRFPN', in_channels=[8, 16, 32, 64], out_channels=16))
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='MultiScaleFlipAug',
+        img_scale=(640, 640),
+        flip=False,
+        transforms=[
+            dict(type='Resize', keep_ratio=True),
+            dict(
+                type='Normalize',
+                mean={{_base_.img_norm_cfg.mean}},
+                std={{_base_.img_norm_cfg.std}},
+                to_rgb=False),
+            dict(type='Pad', size_divisor=64),
+        ])
+]
+data = dict(test=dict(pipeline=test_pipeline))

@@ -23,3 +23,16 @@ model = dict(
         across_skip_trans=dict(type='conv', kernel_size=1, **act_first),
         output_trans=dict(type='last_conv', kernel_size=3, **act_first),
         skip_inds=[(0, 1, 2, 3), (0, 1, 2), (0, 1), (0, ), ()]))
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='MultiScaleFlipAug',
+        img_scale=(640, 640),
+        flip=False,
+        transforms=[
+            dict(type='Resize', keep_ratio=True),
+            dict(type='Normalize', mean=[0.0] * 3, std=[255.0] * 3, to_rgb=True),
+            dict(type='Pad', size_divisor=2**7),
+        ])
+]
+data = dict(test=dict(pipeline=test_pipeline))

@@ -11,3 +11,18 @@ model = dict(
         start_level=1,
         add_extra_convs='on_input',
         norm_cfg=norm_cfg))
+img_norm_cfg = dict(
+    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='MultiScaleFlipAug',
+        img_scale=(640, 640),
+        flip=False,
+        transforms=[
+            dict(type='Resize', keep_ratio=True),
+            dict(type='Normalize', **img_norm_cfg),
+            dict(type='Pad', size_divisor=128),
+        ])
+]
+data = dict(test=dict(pipeline=test_pipeline))
