@@ -35,17 +35,19 @@ step install 40 "$PYTHON" -m pip install --no-deps --no-build-isolation -e . || 
 
 workers=()
 "$PYTHON" -c 'import xdist' 2>/dev/null && workers=(-n 8)
-step kernels 170 "$PYTHON" -m pytest -q -m "kernel or gpu" "${workers[@]}" tests/kernels
+step kernels 150 "$PYTHON" -m pytest -q -m "kernel or gpu" "${workers[@]}" tests/kernels
 tail -n 1 "$OUT/kernels.log"
 grep -E '^(FAILED|ERROR)' "$OUT/kernels.log" | cut -c1-160 | head -n 20
 
 plain=(--providers eager sdpa fastdet --seconds 0.3)
-bench small 70 results --seconds 0.3 \
+bench small 60 results --seconds 0.3 \
     grid_priors grid_points valid_flags gaussian_targets draw_gaussian
-bench attention 120 results "${plain[@]}" window_attention spatial_reduction_attention
-bench components 90 results "${plain[@]}" swin_t resnet_50 fpn
+bench attention 90 results "${plain[@]}" window_attention spatial_reduction_attention
+bench operators 90 results "${plain[@]}" --dtypes bf16 \
+    carafe dyrelu dyhead_combine multi_scale_deformable_attention deform_conv2d dynamic_conv
+bench components 70 results "${plain[@]}" swin_t resnet_50 fpn
 # torch.compile takes longer to compile than all the rest to run: two shapes and one data type.
-bench compiled 100 compiled --seconds 0.3 --dtypes bf16 --shapes swin_t_s1_b2 swin_t_s3_b2 \
+bench compiled 65 compiled --seconds 0.3 --dtypes bf16 --shapes swin_t_s1_b2 swin_t_s3_b2 \
     800x1344_b2 --providers compile fastdet -- window_attention swin_t
 
 for folder in results compiled; do

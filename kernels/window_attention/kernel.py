@@ -3,11 +3,11 @@
 A program owns one tile of one head's scores (``BLOCK_M`` queries by ``BLOCK_N`` keys, of the
 ``T = WINDOW**2`` tokens of a window) and walks over windows ``slot, slot + slots, ...``. Its tile
 of the relative position bias is read once and stays in registers, as does, in the backward, the
-tile of its gradient. Channels go by chunks of ``BLOCK_D``; where a head is one chunk, q and k are
-loaded once, else once for each product they are in. Nothing is padded, rolled, partitioned or masked in memory: a window's place
-is turned into a token's address, a padded token is read from ``pad_ptr``, and only real tokens are
-stored. Heads are the fastest axis of the grid, so that the programs that share the cache lines of
-a token run together.
+tile of its gradient. Channels go by chunks of ``BLOCK_D``: a head of one chunk is loaded once, one
+of several again for each product. Nothing is padded, rolled, partitioned or masked in memory: a
+window's place is turned into a token's address, a padded token is read from ``pad_ptr``, and only
+real tokens are stored. Heads are the fastest axis of the grid, so that the programs that share the
+cache lines of a token run together.
 
 Scores are kept in units of ``log2(e)``, the softmax is in base 2. Keys past ``T`` get a bias of
 -inf, queries past ``T`` are never stored and have no gradient.
@@ -169,8 +169,8 @@ def window_attention_fwd_kernel(
     for win in range(slot, windows, slots):
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
-        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width, HAS_PAD,
-                          OPERAND, PRECISION, D, BLOCK_D)
+        _q, _k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
+                            HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
         if BLOCK_D >= D:  # asked for early: ahead of the softmax
             v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
                              0, HAS_PAD, OPERAND, D, BLOCK_D)
@@ -257,8 +257,8 @@ def window_attention_bwd_kernel(
     dpad_v = tl.zeros([CHUNKS, BLOCK_D], tl.float32)
     for win in range(slot, windows, slots):
         token, real = _tokens(win, offs_t, H, W, down, across, WINDOW, SHIFT)
-        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token, real, token, real, width, HAS_PAD,
-                          OPERAND, PRECISION, D, BLOCK_D)
+        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token, real, token, real, width,
+                          HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
         s = _biased(s, bias, win, offs_t, offs_t, down, across, WINDOW, SHIFT)
         p = tl.exp2(s - tl.max(s, 1)[:, None])
         p *= (1.0 / tl.sum(p, 1))[:, None]
@@ -340,8 +340,8 @@ def window_attention_bwd_q_kernel(
     for win in range(slot, windows, slots):
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
-        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width, HAS_PAD,
-                          OPERAND, PRECISION, D, BLOCK_D)
+        _q, k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
+                           HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
         s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
         top = tl.max(s, 1)
         p = tl.exp2(s - top[:, None])
@@ -409,8 +409,8 @@ def window_attention_bwd_kv_kernel(
     for win in range(slot, windows, slots):
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
-        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width, HAS_PAD,
-                          OPERAND, PRECISION, D, BLOCK_D)
+        q, _k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
+                           HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
         s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
         stats = stats_ptr + (tl.cast(win, tl.int64) * heads + head) * (2 * T)
         # +inf makes the weights of queries past T zero.
