@@ -303,8 +303,12 @@ def initialize(module: nn.Module, init_cfg: dict[str, Any] | list[dict[str, Any]
         KeyError: a ``type`` is missing or unknown.
 
     Example:
+        >>> head = nn.Sequential()
+        >>> head.conv_cls = nn.Conv2d(4, 2, 1)
         >>> initialize(head, dict(type='Normal', layer='Conv2d', std=0.01, override=dict(
         ...     type='Normal', name='conv_cls', std=0.01, bias_prob=0.01)))
+        >>> round(float(head.conv_cls.bias[0].sigmoid()), 4)
+        0.01
     """
     for cfg in _dicts(init_cfg, "init_cfg"):
         args = copy.deepcopy(cfg)  # one dict may be shared by many modules

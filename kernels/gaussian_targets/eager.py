@@ -13,14 +13,20 @@ from torch import Tensor
 from .reference import gaussian_radius
 
 
-def draw_one_eager(heatmap: Tensor, x: int, y: int, radius: int, k: float = 1) -> None:
-    """Raise one [H, W] map to one gaussian, in place."""
-    h, w = heatmap.shape
-    side = torch.arange(-radius, radius + 1, dtype=heatmap.dtype, device=heatmap.device)
-    sigma = (2 * radius + 1) / 6
+def gaussian_disc(radius: int, sigma: float, dtype: torch.dtype,
+                  device: torch.device | str) -> Tensor:
+    """exp(-d^2 / (2 sigma^2)) on [2 radius + 1, 2 radius + 1], zero below eps times its peak."""
+    side = torch.arange(-radius, radius + 1, dtype=dtype, device=device)
     square = side[None] * side[None] + side[:, None] * side[:, None]
     disc = torch.exp(-square / (2 * sigma * sigma))
     disc[disc < torch.finfo(disc.dtype).eps * disc.max()] = 0
+    return disc
+
+
+def draw_one_eager(heatmap: Tensor, x: int, y: int, radius: int, k: float = 1) -> None:
+    """Raise one [H, W] map to one gaussian, in place."""
+    h, w = heatmap.shape
+    disc = gaussian_disc(radius, (2 * radius + 1) / 6, heatmap.dtype, heatmap.device)
     top, bottom = max(0, y - radius), min(h, y + radius + 1)
     left, right = max(0, x - radius), min(w, x + radius + 1)
     if top < bottom and left < right:

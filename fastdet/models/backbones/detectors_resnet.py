@@ -81,20 +81,29 @@ class ResLayer(_ResLayer):
         inplanes: channels of the input.
         planes: base width; the stage returns ``planes * block.expansion`` channels.
         num_blocks: number of blocks.
+        stride: see :class:`fastdet.models.utils.ResLayer`, as the next three.
+        avg_down: pool before the convolution of ``downsample`` instead of striding it.
+        conv_cfg: config of the convolutions; ``None`` is ``Conv2d``.
+        norm_cfg: config of the normalisations.
+        downsample_first: must be true.
         rfp_inplanes: channels of the feature pyramid's map; ``None`` where there is none.
-        **kwargs: the other arguments of ResNet's stage.
+        **kwargs: further arguments of every block.
 
     Raises:
         ValueError: ``downsample_first`` is false.
     """
 
     def __init__(self, block: type[nn.Module], inplanes: int, planes: int, num_blocks: int,
-                 rfp_inplanes: int | None = None, **kwargs: Any) -> None:
-        if not kwargs.get("downsample_first", True):
+                 stride: int = 1, avg_down: bool = False, conv_cfg: Config | None = None,
+                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
+                 downsample_first: bool = True, rfp_inplanes: int | None = None,
+                 **kwargs: Any) -> None:
+        if not downsample_first:
             raise ValueError("a stage of DetectoRS downsamples in its first block, "
                              "got downsample_first=False")
-        super().__init__(block, inplanes, planes, num_blocks,
-                         first_block_args={"rfp_inplanes": rfp_inplanes}, **kwargs)
+        self.first_block_args = {"rfp_inplanes": rfp_inplanes}
+        super().__init__(block, inplanes, planes, num_blocks, stride, avg_down, conv_cfg, norm_cfg,
+                         **kwargs)
 
 
 @BACKBONES.register_module()

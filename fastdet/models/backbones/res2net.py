@@ -98,9 +98,9 @@ class Res2Layer(ResLayer):
                  stride: int = 1, avg_down: bool = True, conv_cfg: Config | None = None,
                  norm_cfg: Config = {"type": "BN"},  # noqa: B006
                  scales: int = 4, base_width: int = 26, **kwargs: Any) -> None:
+        self.first_block_args = {"stage_type": "stage"}
         super().__init__(block, inplanes, planes, num_blocks, stride, True, conv_cfg, norm_cfg,
-                         first_block_args={"stage_type": "stage"}, scales=scales,
-                         base_width=base_width, **kwargs)
+                         scales=scales, base_width=base_width, **kwargs)
 
 
 @BACKBONES.register_module()

@@ -5,7 +5,6 @@ from .builder import LINEAR_LAYERS, TRANSFORMER, build_linear_layer, build_trans
 from .ckpt_convert import pvt_convert, swin_converter
 from .conv_upsample import ConvUpsample
 from .csp_layer import CSPLayer
-from .deformable_detr import DeformableDetrTransformer, DeformableDetrTransformerDecoder
 from .dynamic_conv import DynamicConv
 from .gaussian_target import (
     centernet_targets,
@@ -28,6 +27,8 @@ from .res_layer import ResLayer, SimplifiedBasicBlock
 from .se_layer import DyReLU, SELayer
 from .transformer import (
     AdaptivePadding,
+    DeformableDetrTransformer,
+    DeformableDetrTransformerDecoder,
     DetrTransformerDecoder,
     DetrTransformerDecoderLayer,
     DetrTransformerEncoder,

@@ -30,3 +30,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     Args:
         output_size: ``(h, w)`` of the grid, or one number for both; ``None`` keeps a side.
     """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average ``x`` ``(N, C, H, W)`` over the grid."""
+        return super().forward(x)

@@ -10,10 +10,27 @@ from torch import Tensor
 
 from fastdet.kernels import gaussian_targets as _op
 from fastdet.kernels.gaussian_targets import centernet_targets, cornernet_targets
+from fastdet.kernels.gaussian_targets.eager import gaussian_disc
 
-__all__ = ["centernet_targets", "cornernet_targets", "gather_feat", "gaussian_radius",
-           "gen_gaussian_target", "get_local_maximum", "get_topk_from_heatmap",
+__all__ = ["centernet_targets", "cornernet_targets", "gather_feat", "gaussian2D",
+           "gaussian_radius", "gen_gaussian_target", "get_local_maximum", "get_topk_from_heatmap",
            "transpose_and_gather_feat"]
+
+
+def gaussian2D(radius: int, sigma: float = 1, dtype: torch.dtype = torch.float32,
+               device: torch.device | str = "cpu") -> Tensor:
+    """A square of a two-dimensional gaussian with its peak of 1 in the middle.
+
+    Args:
+        radius: cells from the middle to a side.
+        sigma: standard deviation, in cells.
+        dtype: of the result, and of every step.
+        device: where to make it.
+
+    Returns:
+        ``[2 radius + 1, 2 radius + 1]``; what is below the type's eps times the peak is zero.
+    """
+    return gaussian_disc(radius, sigma, dtype, device)
 
 
 def gen_gaussian_target(heatmap: Tensor, center: Sequence[int], radius: int,

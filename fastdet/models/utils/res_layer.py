@@ -30,15 +30,16 @@ class ResLayer(Sequential):
         conv_cfg: config of the convolutions; ``None`` is ``Conv2d``.
         norm_cfg: config of the normalisations.
         downsample_first: downsample in the first block (ResNet), else in the last (Hourglass).
-        first_block_args: arguments that only the first block takes, beside ``kwargs``.
         **kwargs: further arguments of every block.
     """
+
+    #: Arguments that only the first block takes; a subclass sets them before it calls ``__init__``.
+    first_block_args: Config = {}  # noqa: RUF012
 
     def __init__(self, block: type[nn.Module], inplanes: int, planes: int, num_blocks: int,
                  stride: int = 1, avg_down: bool = False, conv_cfg: Config | None = None,
                  norm_cfg: Config = {"type": "BN"},  # noqa: B006
-                 downsample_first: bool = True, *, first_block_args: Config | None = None,
-                 **kwargs: Any) -> None:
+                 downsample_first: bool = True, **kwargs: Any) -> None:
         outplanes = planes * block.expansion  # type: ignore[attr-defined]
         downsample = None
         if stride != 1 or inplanes != outplanes:
@@ -59,7 +60,7 @@ class ResLayer(Sequential):
             plan = [(inplanes, inplanes, {})] * (num_blocks - 1) + [(inplanes, planes, turn)]
         blocks = []
         for i, (width_in, width, own) in enumerate(plan):
-            extra = first_block_args or {} if i == 0 else {}
+            extra = self.first_block_args if i == 0 else {}
             blocks.append(block(inplanes=width_in, planes=width, **own, **shared, **extra))
         super().__init__(*blocks)
         self.block = block
