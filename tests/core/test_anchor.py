@@ -297,9 +297,8 @@ def test_nothing_is_kept_under_a_dispatch_mode():
 
 # ---------------------------------------------------------------- compilation
 
-def test_compiles_once_for_changing_sizes(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+@torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True)
+def test_compiles_once_for_changing_sizes():
     torch._dynamo.reset()
     anchors, points = retina(), MlvlPointGenerator([7.3, 16])
 
