@@ -74,8 +74,10 @@ class ContextBlock(nn.Module):
         """Pool ``x`` ``(B, C, H, W)`` to ``(B, C, 1, 1)``."""
         if self.pooling_type == "avg":
             return self.avg_pool(x)
+        # Before the mask: autograd then adds the gradients of x in MMDetection's order.
+        values = x.flatten(2).unsqueeze(1)
         weight = self.softmax(self.conv_mask(x).flatten(2))
-        return torch.matmul(x.flatten(2).unsqueeze(1), weight.unsqueeze(3)).transpose(1, 2)
+        return torch.matmul(values, weight.unsqueeze(3)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Fuse the context into ``x`` ``(B, C, H, W)``; the shape stays."""

@@ -84,19 +84,26 @@ class _NonLocalNd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over ``x`` ``(B, C, ...)``; the shape stays."""
-        # (B, positions, channels), contiguous: the fused attention needs unit channel strides.
-        value = self.g(x).flatten(2).mT.contiguous()
+        # Double precision is for comparing numbers: it keeps the layouts and the order of
+        # operations of MMDetection, down to the rounding.
+        exact = x.dtype == torch.float64
+
+        def tokens(t: Tensor) -> Tensor:
+            """(B, positions, channels); the fused attention needs unit channel strides."""
+            t = t.flatten(2).mT
+            return t if exact else t.contiguous()
+
+        value = tokens(self.g(x))
         if self.mode == "gaussian":
-            query = x.flatten(2).mT.contiguous()
-            key = self.phi(x).flatten(2).mT.contiguous() if hasattr(self, "phi") else query
+            query = tokens(x)
+            key = tokens(self.phi(x)) if hasattr(self, "phi") else query
         else:
-            query = self.theta(x).flatten(2).mT.contiguous()
-            key = self.phi(x).flatten(2).mT.contiguous()
+            query = tokens(self.theta(x))
+            key = tokens(self.phi(x))
 
         if self.mode in ("gaussian", "embedded_gaussian"):
             scaled = self.use_scale and self.mode == "embedded_gaussian"
-            if x.dtype == torch.float64:
-                # For comparing numbers: MMDetection's order of operations, down to the rounding.
+            if exact:
                 scores = query @ key.mT
                 scores = scores / self.inter_channels**0.5 if scaled else scores
                 y = scores.softmax(-1) @ value
