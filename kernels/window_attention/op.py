@@ -101,7 +101,7 @@ def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, i
     whole = _power(area)
     full, wide = dtype == torch.float32, d > 32
     hip, sync = card == (0, 0), card[0] not in (0, 9, 10)
-    block_d = 16 if full and wide else min(_power(d), 32)
+    block_d = 16 if full and wide else 32 if whole > 64 and not full else min(_power(d), 32)
     if whole <= 32:
         warps = whole // 8 if kind == "bwd" else whole // 16
         return _Config(whole, whole, block_d, warps, 1, 8)
@@ -112,7 +112,7 @@ def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, i
     if whole == 64:
         if hip or (sync and not full):
             return _Config(64, 64, 16, 4 if hip else 8, 1, 2)
-        return _Config(64, 64, block_d, 16 if full else 8, 1, 2)
+        return _Config(64, 64, block_d, 16 if full and not wide else 8, 1, 2)
     if kind == "fwd":
         rows = 16 if full or sync or wide else 64
         return _Config(rows, whole, block_d, 4 if hip and full else 8, 1, 2)
@@ -122,7 +122,7 @@ def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, i
     if full and not hip:
         return _Config(whole, 16, block_d, 16, 1, 2)
     if hip or wide:
-        return _Config(whole, 16, block_d, 8, 1, 2)
+        return _Config(whole, 16, 16 if sync else block_d, 8, 1, 2)
     return _Config(whole, 32, 16 if card[0] == 10 else block_d, 8, 1, 2)
 
 

@@ -94,6 +94,24 @@ class _Map(NamedTuple):
         place = torch.cat([place[:self.H, self.W:].flatten(), place[self.H:].flatten()])
         return head.reshape(-1, 1) + (b[:, None] + place).flatten()
 
+    def pad_(self, x: Tensor, pad: Tensor, first: int) -> None:
+        """Write ``pad`` into the padded tokens of some rows of windows in place.
+
+        Args:
+            x: ``[..., d]``, the q, then the k, then the v of those windows, head by head.
+            pad: ``[3C]``.
+            first: the number of the first row of windows.
+        """
+        (down, across), w = self.grid, self.w
+        x = x.view(3, -1, across, self.heads, w, w, x.shape[-1])
+        pad = pad.view(3, 1, 1, self.heads, 1, -1)
+        for c in range(self.W, across * w):
+            c = (c - self.shift) % (across * w)
+            x[:, :, c // w, :, :, c % w] = pad[:, 0]
+        for r in range(self.H, down * w):
+            r = (r - self.shift) % (down * w)
+            x[:, (r // w - first) % down::down, :, :, r % w] = pad
+
     def mask_(self, scores: Tensor, first: int) -> None:
         """Add the shift mask to some rows of windows in place, ``first`` being the first's number.
 
@@ -124,24 +142,25 @@ def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, H: int, W: int, heads: int,
     """
     m = _Map(qkv.shape[0], H, W, w, shift, heads, qkv.device)
     area, d = w * w, qkv.shape[2] // (3 * heads)
-    x = qkv.reshape(-1, d).index_select(0, m.token_rows(3))
-    rows = m.pad_rows(3)
-    values = pad.view(-1, 1, d).expand(-1, rows.shape[1], d)
-    x.index_copy_(0, rows.flatten(), values.reshape(-1, d))
-    q, k, v = x.view(3, -1, area, d)
-    q.mul_(scale)
-    wide = torch.promote_types(x.dtype, bias.dtype)
-    out, keep = torch.empty_like(q), x.new_empty(0, dtype=wide)
-    (down, across) = m.grid
+    tokens = qkv.reshape(-1, d)
+    down, across = m.grid
     lines, per_line = m.B * down, across * heads
-    # Without a backward the scores are worth no memory: a few lines of windows stay in the cache.
+    rows = m.token_rows(3).view(3, lines, per_line * area)
+    wide = torch.promote_types(qkv.dtype, bias.dtype)
+    out = qkv.new_empty(lines * per_line, area, d)
+    keep = qkv.new_empty(0, dtype=wide)
+    # Without a backward q, k, v by windows and the scores are worth no memory: a few lines of
+    # windows stay in the cache.
     step = max(1, CACHED_SCORES // (per_line * area * area))
-    if save or dropout_p or x.device.type != "cpu":
+    if save or dropout_p or qkv.device.type != "cpu":
         step = max(1, lines)
     for first in range(0, max(1, lines), step):
-        part = slice(first * per_line, (first + step) * per_line)
+        x = tokens.index_select(0, rows[:, first:first + step].flatten())
+        m.pad_(x, pad, first)
+        q, k, v = x.view(3, -1, area, d)
+        q.mul_(scale)
         with torch.autocast(x.device.type, enabled=False):
-            p = torch.bmm(q[part], k[part].mT).view(-1, heads, area, area).to(wide).add_(bias)
+            p = torch.bmm(q, k.mT).view(-1, heads, area, area).to(wide).add_(bias)
             if shift:
                 m.mask_(p, first)
             torch.softmax(p, -1, out=p)
@@ -149,7 +168,8 @@ def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, H: int, W: int, heads: int,
             if dropout_p:  # noise as F.dropout draws it for a tensor of this shape
                 keep = F.dropout(torch.ones_like(p), dropout_p)
                 weights = p * keep
-            torch.bmm(weights.to(v.dtype).view(-1, area, area), v[part], out=out[part])
+            part = out[first * per_line:(first + step) * per_line]
+            torch.bmm(weights.to(v.dtype).view(-1, area, area), v, out=part)
     if not save:
         x, p, keep = x.new_empty(0), p.new_empty(0), keep.new_empty(0)
     out = out.view(-1, d)
