@@ -77,7 +77,9 @@ def _forward(mid: Tensor, low: Tensor | None, high: Tensor | None, norms: list[T
     parameters, numbers, options = _small(mid, low, high, norms, groups, eps, act)
     out = torch.empty_like(mid, dtype=dtype, memory_format=torch.contiguous_format)
     mean = out.new_empty(B, C)
-    moments = torch.empty((3, 3, B, C), device=mid.device, dtype=torch.float32)
+    # Those of a branch that is not there are never read, but they are part of the result.
+    make = torch.empty if low is not None and high is not None else torch.zeros
+    moments = make((3, 3, B, C), device=mid.device, dtype=torch.float32)
     factors = torch.empty((4, B, C), device=mid.device, dtype=torch.float32)
     branches = 1 + (low is not None) + (high is not None)
     launch(kernel.dyhead_combine_moments_kernel, (B * C, branches), *maps, moments, B * C, *sizes,

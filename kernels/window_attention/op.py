@@ -261,9 +261,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad
-    pad = ctx.saved_tensors[2]
-    dqkv, dtable, dpad = _backward(grad, *ctx.saved_tensors, *ctx.rest, needs[1],
-                                   pad is not None and needs[2])
+    tensors = ctx.saved_tensors  # once: under checkpointing each access computes the forward
+    dqkv, dtable, dpad = _backward(grad, *tensors, *ctx.rest, needs[1],
+                                   tensors[2] is not None and needs[2])
     return (dqkv, dtable if needs[1] else None, dpad if needs[2] else None,
             *[None] * (1 + len(ctx.rest)))
 

@@ -9,8 +9,13 @@ import torch
 
 import fastdet
 
-#: Records of components that run Triton kernels, small enough for the interpreter.
-KERNEL_RECORDS = ("anchor__*", "backbone__swin-exact", "backbone__swin-patch2-cp")
+def kernel_records():
+    """Records of components that run Triton kernels, small enough for the interpreter."""
+    for path in golden.records("anchor__*"):
+        if "float64" not in json.dumps(golden.load(path)["calls"]):  # no kernel writes it
+            yield path
+    yield from golden.records("backbone__swin-exact")
+    yield from golden.records("backbone__swin-patch2-cp")
 
 
 def name(path):
@@ -36,8 +41,7 @@ def test_a_wrong_number_is_found(path):
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize(
-    "path", [p for pattern in KERNEL_RECORDS for p in golden.records(pattern)], ids=name)
+@pytest.mark.parametrize("path", kernel_records(), ids=name)
 def test_kernels_float32(path, kernel_device):
     """A whole component on its kernels loses no more than twice what torch loses in float32."""
     case = golden.load(path)
