@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = ["BACKENDS", "BackendError", "Reason", "backend", "get_backend", "set_backend",
-           "device_reason", "tracing", "use_triton"]
+           "device_reason", "observe", "tracing", "use_triton"]
 
 BACKENDS = ("auto", "triton", "torch")
 
@@ -110,11 +110,32 @@ def use_triton(operator: str, device: torch.device, reason: Reason | None) -> bo
         BackendError: the backend is ``triton`` and the call cannot run there.
     """
     if _backend == "torch" or (_backend == "auto" and device.type == "cpu"):
-        return False
-    reason = device_reason(device) or reason
-    if reason is not None and _backend == "triton":
-        raise BackendError(f"{operator}: the triton backend was asked for, but {reason}")
-    return reason is None
+        triton = False
+    else:
+        reason = device_reason(device) or reason
+        if reason is not None and _backend == "triton":
+            raise BackendError(f"{operator}: the triton backend was asked for, but {reason}")
+        triton = reason is None
+    if _observer is not None:
+        _observer(operator, device, triton, reason)
+    return triton
+
+
+#: Is told of every decision: operator, device, whether Triton, and the objection, if any.
+Observer = Callable[[str, torch.device, bool, Reason | None], None]
+
+_observer: Observer | None = None
+
+
+@contextmanager
+def observe(observer: Observer) -> Iterator[None]:
+    """Have ``observer`` told of every operator call inside a ``with`` block."""
+    global _observer
+    before, _observer = _observer, observer
+    try:
+        yield
+    finally:
+        _observer = before
 
 
 def tracing() -> bool:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import pkgutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 import fastdet.kernels
 from fastdet.kernels import get_backend
-from fastdet.kernels.dispatch import Reason, device_reason
+from fastdet.kernels.dispatch import Reason, device_reason, observe
 
 __all__ = ["Choices", "expected_backend", "operators", "record_choices"]
 
@@ -46,24 +44,12 @@ def record_choices() -> Iterator[Choices]:
     """Collect which backend every operator call inside the block takes."""
     choices: Choices = {}
 
-    def watch(decide: Callable[..., bool]) -> Callable[..., bool]:
-        def use_triton(operator: str, device: torch.device, reason: Reason | None) -> bool:
-            triton = decide(operator, device, reason)
-            _, why = expected_backend(device)
-            backend = "triton" if triton else "torch"
-            calls, _ = choices.setdefault(operator, {}).get(backend, (0, ""))
-            # Only a call that left a usable GPU did so on the operator's own objection.
-            choices[operator][backend] = (calls + 1, why if triton else why or reason or "")
-            return triton
-        return use_triton
+    def note(operator: str, device: torch.device, triton: bool, reason: Reason | None) -> None:
+        _, why = expected_backend(device)
+        backend = "triton" if triton else "torch"
+        calls, _ = choices.setdefault(operator, {}).get(backend, (0, ""))
+        # Only a call that left a usable GPU did so on the operator's own objection.
+        choices[operator][backend] = (calls + 1, why if triton else why or reason or "")
 
-    # An operator that is not imported is not called.
-    modules: list[Any] = [sys.modules.get(f"fastdet.kernels.{name}.op") for name in operators()]
-    watched = [(m, m.use_triton) for m in modules if hasattr(m, "use_triton")]
-    for module, decide in watched:
-        module.use_triton = watch(decide)
-    try:
+    with observe(note):
         yield choices
-    finally:
-        for module, decide in watched:
-            module.use_triton = decide

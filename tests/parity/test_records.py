@@ -9,6 +9,7 @@ import torch
 
 import fastdet
 
+
 def kernel_records():
     """Records of components that run Triton kernels, small enough for the interpreter."""
     for path in golden.records("anchor__*"):
