@@ -24,7 +24,7 @@ def name(path):
 
 
 def test_there_are_records():
-    assert len(golden.records()) > 50
+    assert len(golden.records()) == 245
 
 
 @pytest.mark.parametrize("path", golden.records(), ids=name)
