@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Reason, use_triton
+from ..fixed_point import fixed_point_scale
 from ..launch import dot_precision, launch, num_sms
 from .reference import deform_conv2d_reference, output_size, result_format
 
@@ -254,19 +255,11 @@ def _(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *_args: An
 
 
 def _fixed_point(grad: Tensor, mask: Tensor | None, weight: Tensor, shape: _Shape) -> Tensor:
-    """A power of two: units of 1 that an int64 sum of an image's gradient has room for, ``[1]``.
-
-    A pixel gets at most one share, at most 1, of each column of its image. NaN where the gradient
-    is not finite.
-    """
+    """The unit of x's gradient: a pixel gets at most one share of each column of its image."""
     wide = grad.abs().amax().double() * weight.abs().sum(2, dtype=torch.float64).amax()
     if mask is not None:
         wide = wide * mask.abs().amax()
-    wide = wide * (shape.taps * shape.oh * shape.ow)
-    # The finest unit is float32's smallest normal number.
-    exponent = (62 - torch.frexp(wide).exponent).clamp(max=126)
-    scale = torch.ldexp(torch.ones_like(wide), exponent)
-    return scale.where(wide.isfinite(), torch.nan).float().view(1)
+    return fixed_point_scale(wide * (shape.taps * shape.oh * shape.ow))
 
 
 @torch.library.custom_op("fastdet::deform_conv2d_backward", mutates_args=())

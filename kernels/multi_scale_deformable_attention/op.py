@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Reason, tracing, use_triton
+from ..fixed_point import fixed_point_scale
 from ..launch import launch
 from .levels import level_table
 from .reference import multi_scale_deformable_attention_reference
@@ -93,16 +94,9 @@ def _(value: Tensor, _sizes: Tensor, _starts: Tensor, places: Tensor, _weights: 
 
 
 def _fixed_point(grad: Tensor, weights: Tensor) -> Tensor:
-    """A power of two: units of 1 that an int64 sum of value's gradient has room for, ``[1]``.
-
-    A pixel gets at most one share, at most 1, of each place that a query samples. NaN where the
-    gradient is not finite.
-    """
+    """The unit of value's gradient: a pixel gets at most one share of each place of a query."""
     most = grad.abs().amax().double() * weights.abs().sum((3, 4), dtype=torch.float64).amax()
-    most = most * grad.shape[1]
-    exponent = (62 - torch.frexp(most).exponent).clamp(max=126)  # 2**127 is float32's largest
-    scale = torch.ldexp(torch.ones_like(most), exponent)
-    return scale.where(most.isfinite(), torch.nan).float().view(1)
+    return fixed_point_scale(most * grad.shape[1])
 
 
 @torch.library.custom_op("fastdet::multi_scale_deformable_attention_backward", mutates_args=())
