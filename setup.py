@@ -13,7 +13,8 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'"(.+)"', (HERE / "fastdet" / "version.py").read_text()).group(1)
 
 CLI = ["matplotlib>=3.7", "pillow>=9.5", "rich>=13"]
-TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI]
+YAML = ["pyyaml>=6"]  # for configs in YAML
+TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI, *YAML]
 BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
 
 packages = find_packages(include=["fastdet", "fastdet.*"],
@@ -39,6 +40,7 @@ setup(
     ],
     extras_require={
         "cli": CLI,
+        "yaml": YAML,
         "test": TEST,
         "bench": BENCH,
         "dev": [*TEST, "ruff>=0.6", "mypy>=1.11", "pre-commit>=3.5"],
