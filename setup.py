@@ -34,9 +34,9 @@ setup(
     package_dir={"fastdet.kernels": "kernels"},
     package_data={"fastdet": ["py.typed"], "fastdet.kernels": ["*/README.md"]},
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.7",
         "numpy>=1.24",
-        "triton>=3.2; platform_system == 'Linux'",
+        "triton>=3.3; platform_system == 'Linux'",
     ],
     extras_require={
         "cli": CLI,
