@@ -14,17 +14,27 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import records
-from .records import Row
-from .registry import DTYPES, ENTRIES, Entry, Provider, differentiate, flatten, leaves, upcast
+from fastdet.testing import assert_accurate
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from accuracy import assert_accurate  # the one tolerance table
+from . import records
+from .entry import (
+    DTYPES,
+    Entry,
+    Inputs,
+    Provider,
+    differentiate,
+    flatten,
+    leaves,
+    upcast,
+)
+from .records import Row
+from .registry import ENTRIES
 
 __all__ = ["Plan", "Wrong", "call", "main", "measure"]
 
@@ -127,8 +137,8 @@ class Wrong(Exception):
     """A provider whose result is not the entry's, or that took another path than it names."""
 
 
-def call(provider: Provider, inputs: dict[str, Any], passes: str) -> Any:
-    """One call of a provider: its outputs, or its gradients."""
+def call(provider: Provider, inputs: Inputs, passes: str) -> Any:
+    """One call of a provider on inputs that it prepared: its outputs, or its gradients."""
     with provider.context(), torch.set_grad_enabled(passes == "fwd+bwd"):
         if passes == "fwd":
             return flatten(provider.run(inputs))
@@ -242,12 +252,13 @@ def measure(entry: Entry, shape: str, dtype: str, device: torch.device, plan: Pl
         dtype: a name of :data:`~benchmarks.registry.DTYPES`.
         ceiling: what :func:`ceilings` measured, for the roofline.
     """
-    sizes = entry.tiny if shape == "tiny" else entry.shapes[shape]
+    sizes = entry.sizes(shape)
     wanted = plan.providers or list(entry.providers)
     providers = {name: p for name, p in entry.providers.items()
                  if name in wanted or name == "eager"}
     torch.manual_seed(0)
     inputs = entry.make(dtype=DTYPES[dtype], device=device, **sizes)
+    inputs["cotangents"] = []  # filled by the first backward pass, for all
     for name, provider in providers.items():
         if provider.compiled:
             torch.compiler.reset()
@@ -270,8 +281,10 @@ def _measure_pass(entry: Entry, shape: str, dtype: str, sizes: Any, inputs: dict
         work = entry.work(dtype=DTYPES[dtype], backward=backward, **sizes)
         blank.floor_us = 1e6 * max(work.bytes / ceiling["bytes"], work.flops / ceiling[dtype])
 
-    torchs = call(providers["eager"], inputs, passes)
-    truth = call(providers["eager"], upcast(inputs), passes)
+    eager = providers["eager"]
+    torchs = call(eager, eager.prepare(inputs), passes)
+    truth = call(eager, eager.prepare(upcast(inputs)), passes)
+    views = {name: provider.prepare(inputs) for name, provider in providers.items()}
     names = list(leaves(inputs)) if passes == "fwd+bwd" else [
         f"output {i}" for i in range(len(torchs))]
 
@@ -282,7 +295,7 @@ def _measure_pass(entry: Entry, shape: str, dtype: str, sizes: Any, inputs: dict
         try:
             clock.sync()
             start = time.perf_counter()
-            got = call(provider, inputs, passes)
+            got = call(provider, views[name], passes)
             clock.sync()
             row.first_call_ms = (time.perf_counter() - start) * 1e3
             if entry.kind == "component":
@@ -292,7 +305,7 @@ def _measure_pass(entry: Entry, shape: str, dtype: str, sizes: Any, inputs: dict
                 check(exact, DTYPES[dtype], got, torchs, truth, names)
             del got
             if clock.gpu:
-                _watch(entry, name, provider, inputs, passes, row)
+                _watch(entry, name, provider, views[name], passes, row)
             good[name] = row
         except Wrong as error:
             bad.append(replace(blank, provider=name, floor_us=None, status="wrong",
@@ -307,7 +320,7 @@ def _measure_pass(entry: Entry, shape: str, dtype: str, sizes: Any, inputs: dict
         calls: dict[str, Callable[[], Any]] = {}
         for name in good:
             provider = providers[name]
-            calls[name] = lambda p=provider: call(p, inputs, passes)
+            calls[name] = partial(call, provider, views[name], passes)
             if mode == "kernel":
                 try:
                     if not provider.capturable:

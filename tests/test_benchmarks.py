@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import compare, plot, records, runner
+from benchmarks import compare, plot, records, registry, runner
 from benchmarks.records import Row
 from benchmarks.registry import DTYPES, ENTRIES, Entry, Provider, Work, differentiate, leaves
 
+ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 QUICK = runner.Plan(seconds=0.0, reps=(2, 2))
 
@@ -64,7 +65,7 @@ def test_entries_are_whole(name):
             assert 0 <= forward.flops <= both.flops
     if entry.kind == "operator":
         assert entry.kernels
-        assert (Path(__file__).parents[1] / "kernels" / entry.operator / "op.py").exists()
+        assert (ROOT / "kernels" / entry.operator / "op.py").exists()
 
 
 def double(x):
@@ -75,7 +76,7 @@ def toy(exact=False, **providers):
     def make(*, dtype, device, n):
         return {"x": torch.randn(n, device=device, dtype=dtype).requires_grad_()}
 
-    return Entry("toy", "operator", {"real": {"n": 64}}, {"n": 8}, make,
+    return Entry("toy", {"real": {"n": 64}}, {"n": 8}, make,
                  {"eager": Provider(double), **{k: Provider(v) for k, v in providers.items()}},
                  exact=exact, work=lambda dtype, backward, n: Work(2 * n * dtype.itemsize, n))
 
@@ -263,8 +264,28 @@ def test_plots_are_drawn_from_the_files(tmp_path):
 
 
 def test_the_gpu_script_is_sound():
-    script = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
+    script = ROOT / "benchmarks" / "gpu.sh"
     assert os.access(script, os.X_OK)
     text = script.read_text()
-    names = {name for name in ENTRIES if f" {name}" in text}
-    assert names == set(ENTRIES), f"gpu.sh measures {names}"
+    assert not [name for name in ENTRIES if f" {name} " in text], "the script reads the table"
+
+
+@pytest.mark.parametrize(("arguments", "some", "none"), [
+    (["--kind", "component"], "swin_t", "carafe"), (["--no-trains"], "grid_priors", "carafe"),
+    (["--kind", "operator", "--trains"], "carafe", "grid_priors"),
+    (["--provider", "sdpa"], "window_attention", "carafe")])
+def test_the_table_prints_its_names(arguments, some, none, capsys):
+    assert registry.main(arguments) == 0
+    names = capsys.readouterr().out.split()
+    assert some in names
+    assert none not in names
+    assert set(names) <= set(ENTRIES)
+
+
+@pytest.mark.parametrize("folder", ["operators", "components"])
+def test_every_file_of_the_table_is_an_entry(folder):
+    files = {path.stem for path in (ROOT / "benchmarks" / folder).glob("*.py")} - {"__init__"}
+    kind = [entry for entry in ENTRIES.values() if entry.kind == folder.removesuffix("s")]
+    assert len(files) == len(kind)
+    if folder == "operators":
+        assert files == {entry.name for entry in kind}
