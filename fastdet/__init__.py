@@ -10,6 +10,10 @@ except ValueError as error:  # of the environment; a command says it in one line
         print(f"fastdet: error: {error}", file=sys.stderr)
         sys.exit(2)
     raise ValueError(str(error)) from None
+except KeyboardInterrupt:  # while torch is imported: no traceback for who waits at a command
+    if basename(sys.argv[0]) in ("fastdet", "-m"):
+        sys.exit(130)
+    raise
 
 from .version import __version__
 
