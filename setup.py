@@ -14,7 +14,8 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'"(.+)"', (HERE / "fastdet" / "version.py").read_text()).group(1)
 
 CLI = ["matplotlib>=3.7", "pillow>=9.5", "rich>=13"]
-TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI]
+YAML = ["pyyaml>=6"]  # for configs in YAML
+TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI, *YAML]
 BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
 
 LINKED = ("kernels", "benchmarks")
@@ -37,12 +38,13 @@ setup(
     package_dir={f"fastdet.{folder}": folder for folder in LINKED},
     package_data={"fastdet": ["py.typed"], "fastdet.kernels": ["*/README.md"]},
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.7",
         "numpy>=1.24",
-        "triton>=3.2; platform_system == 'Linux'",
+        "triton>=3.3; platform_system == 'Linux'",
     ],
     extras_require={
         "cli": CLI,
+        "yaml": YAML,
         "test": TEST,
         "bench": BENCH,
         "dev": [*TEST, "ruff>=0.6", "mypy>=1.11", "pre-commit>=3.5"],
