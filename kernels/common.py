@@ -47,6 +47,8 @@ class Config(Protocol):
     @property
     def _fields(self) -> tuple[str, ...]: ...
 
+    def __hash__(self) -> int: ...
+
 
 @lru_cache(maxsize=None, typed=True)  # tuples of two classes may be equal
 def _options(config: Any, without: tuple[str, ...]) -> dict[str, int]:
