@@ -114,6 +114,7 @@ def decode(value: Any, dtype: torch.dtype | None, device: torch.device | str | N
         kind = getattr(torch, value["dtype"]) if "dtype" in value else dtype
         if kind == torch.bool:
             return (drawn > value.get("above", 0)).to(device)
+        assert kind is not None, "no record draws without a type"
         return (drawn if kind.is_floating_point else drawn.floor()).to(device, kind)
     return {k: decode(v, dtype, device) for k, v in value.items()}
 

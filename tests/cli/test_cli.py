@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 import fastdet
-from fastdet.cli import features, main, picture
+from fastdet.cli import features, main, picture, pipeline
 from fastdet.cli.backends import expected_backend, operators, record_choices
 from fastdet.cli.console import plain_table
 from fastdet.cli.image import Normalization, normalization_of, normalize, parse_size, resize
+from fastdet.cli.model import build, model_config, without_weights
 from fastdet.cli.presets import PRESETS, preset
 
 MODEL = """
@@ -145,7 +146,7 @@ def test_choices_are_those_of_the_calls():
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_presets_build(name):
-    parts = features._build(name, preset(name))
+    parts = build(name, preset(name))
     assert list(parts) == ["backbone", "neck"]
 
 
@@ -215,7 +216,7 @@ def test_anchors_for_other_levels_are_not_drawn(cli, config):
 
 
 def test_checkpoint(cli, config, tmp_path):
-    parts = features._build("tiny", features.Config.fromfile(config()).model)
+    parts = build("tiny", model_config("", str(config()))[1])
     state = {f"module.{k}": torch.zeros_like(v) for k, v in parts.state_dict().items()}
     state["module.rpn_head.weight"] = torch.zeros(1)
     whole, part, other = (tmp_path / f"{n}.pth" for n in ("whole", "part", "other"))
@@ -298,7 +299,7 @@ def test_a_place_that_cannot_be_written(cli, config, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.write_text("mine")
     assert_refused(cli("features", "--config", config(), "--out", file), "is a file")
-    assert_refused(cli("features", "--config", config(), "--out", file / "sub"), "cannot write")
+    assert_refused(cli("features", "--config", config(), "--out", file / "sub"), "is below", "a file")
     assert file.read_text() == "mine"
 
     def refuse(**kwargs):  # permissions do not bind root, whom tests may run as
@@ -388,7 +389,7 @@ def test_parse_size():
     ((480, 416), (8, 7), 64), ((224, 224), (16, 16), 14), ((32, 32), (64, 64), 1),
 ])
 def test_strides(padded, size, want):
-    assert features._stride(padded, size) == want
+    assert pipeline._stride(padded, size) == want
 
 
 def test_tables_without_rich(capsys, monkeypatch):
