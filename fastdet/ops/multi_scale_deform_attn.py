@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from ..cnn import constant_init, xavier_init
 from ..cnn.bricks.registry import ATTENTION
 from ..cnn.bricks.transformer import _renamed
-from ..kernels.dispatch import tracing
 from ..kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
 from ..kernels.multi_scale_deformable_attention.reference import (
     multi_scale_deformable_attention_reference,
 )
+from ..kernels.pyramid import check_fill
 from ..runner import BaseModule
 
 __all__ = ["MultiScaleDeformableAttention", "MultiScaleDeformableAttnFunction",
@@ -178,10 +178,7 @@ class MultiScaleDeformableAttention(BaseModule):
             identity = query
         if query_pos is not None:
             query = query + query_pos
-        num_keys = value.shape[1 if self.batch_first else 0]
-        if spatial_shapes.device.type == "cpu" and not tracing() and \
-                int(spatial_shapes.prod(1).sum()) != num_keys:
-            raise ValueError(f"levels of {spatial_shapes.tolist()} do not fill the {num_keys} keys")
+        check_fill(spatial_shapes, value.shape[1 if self.batch_first else 0])
 
         # Projected as they lie in memory, transposed after: the operator takes both orders.
         samples = (self.num_heads, self.num_levels, self.num_points)
