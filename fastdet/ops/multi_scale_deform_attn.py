@@ -12,9 +12,7 @@ from ..cnn import constant_init, xavier_init
 from ..cnn.bricks.registry import ATTENTION
 from ..cnn.bricks.transformer import _renamed
 from ..kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
-from ..kernels.multi_scale_deformable_attention.reference import (
-    multi_scale_deformable_attention_reference,
-)
+from ..kernels.multi_scale_deformable_attention.cpu import multi_scale_deformable_attention_cpu
 from ..kernels.pyramid import check_fill
 from ..runner import BaseModule
 
@@ -38,7 +36,7 @@ def multi_scale_deformable_attn_pytorch(value: Tensor, value_spatial_shapes: Ten
         ``[bs, num_queries, num_heads * dim]``.
     """
     areas = value_spatial_shapes.prod(1)
-    return multi_scale_deformable_attention_reference(
+    return multi_scale_deformable_attention_cpu(
         value, value_spatial_shapes, areas.cumsum(0) - areas, sampling_locations,
         attention_weights)
 
