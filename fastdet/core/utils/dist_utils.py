@@ -97,7 +97,7 @@ def sync_random_seed(seed: int | None = None, device: Any = "cuda") -> int:
         device: the device that carries it between processes.
     """
     if seed is None:
-        seed = int(np.random.randint(2**31))
+        seed = int(np.random.randint(2**31))  # noqa: NPY002 - follows the seed a user has set
     if world_size() == 1:
         return seed
     value = torch.tensor(seed if dist.get_rank() == 0 else 0, dtype=torch.int64, device=device)
