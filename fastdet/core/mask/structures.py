@@ -128,10 +128,7 @@ class BitmapMasks(BaseInstanceMasks):
         if len(masks) == 0:
             self.masks = np.empty((0, height, width), dtype=np.uint8)
             return
-        if not isinstance(masks, (list, tuple, np.ndarray)):
-            raise TypeError(f"BitmapMasks: masks must be an array or a list of arrays, got "
-                            f"{type(masks).__name__}")
-        stacked = np.stack(masks)
+        stacked = np.stack(list(masks))
         if stacked.shape[1:] != (height, width):
             raise ValueError(f"BitmapMasks: masks must be [N, {height}, {width}], got "
                              f"{list(stacked.shape)}")
@@ -159,7 +156,7 @@ class BitmapMasks(BaseInstanceMasks):
 
     def flip(self, flip_direction: str = "horizontal") -> BitmapMasks:
         _direction(flip_direction, ("horizontal", "vertical", "diagonal"))
-        axes = {"horizontal": 2, "vertical": 1, "diagonal": (1, 2)}[flip_direction]
+        axes = {"horizontal": (2,), "vertical": (1,), "diagonal": (1, 2)}[flip_direction]
         return BitmapMasks(np.flip(self.masks, axes), self.height, self.width)
 
     def pad(self, out_shape: Shape, pad_val: int = 0) -> BitmapMasks:

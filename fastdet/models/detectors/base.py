@@ -25,6 +25,13 @@ class BaseDetector(BaseModule, metaclass=ABCMeta):
         init_cfg: how weights are initialised.
     """
 
+    backbone: Any
+    neck: Any
+    bbox_head: Any
+    mask_head: Any
+    rpn_head: Any
+    roi_head: Any
+
     def __init__(self, init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         self.fp16_enabled = False

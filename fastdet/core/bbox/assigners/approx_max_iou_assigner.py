@@ -46,8 +46,7 @@ class ApproxMaxIoUAssigner(MaxIoUAssigner):
                 inside = self.iou_calculator(gt_bboxes_ignore, squares, mode="iof").amax(0)
             overlaps = overlaps.masked_fill(inside > self.ignore_iof_thr, -1)
         result = self.assign_wrt_overlaps(overlaps, gt_labels)
-        result.gt_inds, result.max_overlaps = (t.to(device) for t in (
-            result.gt_inds, result.max_overlaps))
-        if result.labels is not None:
-            result.labels = result.labels.to(device)
+        for name in ("gt_inds", "max_overlaps", "labels"):
+            value = getattr(result, name)
+            setattr(result, name, value if value is None else value.to(device))
         return result

@@ -57,7 +57,7 @@ class OHEMSampler(BaseSampler):
                 bbox_weights=None, reduction_override="none")[self.loss_key]
             return inds[loss.topk(num_expected).indices]
 
-    def _sample_pos(self, assign_result: Any, num_expected: int, bboxes: Tensor | None = None,
+    def _sample_pos(self, assign_result: Any, num_expected: int, bboxes: Any = None,
                     feats: Any = None, **kwargs: Any) -> Tensor:
         rows = (assign_result.gt_inds > 0).nonzero()[:, 0]
         if rows.numel() <= num_expected:
@@ -65,7 +65,7 @@ class OHEMSampler(BaseSampler):
         return self.hard_mining(rows, num_expected, bboxes[rows], assign_result.labels[rows],
                                 feats)
 
-    def _sample_neg(self, assign_result: Any, num_expected: int, bboxes: Tensor | None = None,
+    def _sample_neg(self, assign_result: Any, num_expected: int, bboxes: Any = None,
                     feats: Any = None, **kwargs: Any) -> Tensor:
         rows = (assign_result.gt_inds == 0).nonzero()[:, 0]
         if len(rows) <= num_expected:

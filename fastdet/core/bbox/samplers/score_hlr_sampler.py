@@ -79,7 +79,7 @@ class ScoreHLRSampler(BaseSampler):
         return importance
 
     def _sample_neg(self, assign_result: Any, num_expected: int,  # type: ignore[override]
-                    bboxes: Tensor | None = None, feats: Any = None, img_meta: Any = None,
+                    bboxes: Any = None, feats: Any = None, img_meta: Any = None,
                     **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         rows = (assign_result.gt_inds == 0).nonzero().flatten()
         total = rows.numel()
@@ -119,9 +119,9 @@ class ScoreHLRSampler(BaseSampler):
             picked = loss[chosen]
             return rows[chosen], weights * (picked.sum() / (picked * weights).sum())
 
-    def sample(self, assign_result: Any, bboxes: Tensor, gt_bboxes: Tensor,
+    def sample(self, assign_result: Any, bboxes: Tensor, gt_bboxes: Tensor,  # type: ignore
                gt_labels: Tensor | None = None, img_meta: Any = None,
-               **kwargs: Any) -> tuple[SamplingResult, Tensor | None]:  # type: ignore[override]
+               **kwargs: Any) -> tuple[SamplingResult, Tensor | None]:
         """The sampling result, and the weights of its negatives."""
         bboxes, flags = with_gts(assign_result, bboxes, gt_bboxes, gt_labels,
                                  self.add_gt_as_proposals)
