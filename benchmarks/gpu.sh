@@ -39,23 +39,28 @@ step kernels 150 "$PYTHON" -m pytest -q -m "kernel or gpu" "${workers[@]}" tests
 tail -n 1 "$OUT/kernels.log"
 grep -E '^(FAILED|ERROR)' "$OUT/kernels.log" | cut -c1-160 | head -n 20
 
+names() { "$PYTHON" -m benchmarks.registry "$@"; }  # the table says what there is
+
+# shellcheck disable=SC2046  # one word a name
+{
 plain=(--providers eager sdpa fastdet --seconds 0.3)
-bench small 60 results --seconds 0.3 \
-    grid_priors grid_points valid_flags gaussian_targets draw_gaussian
-bench attention 90 results "${plain[@]}" window_attention spatial_reduction_attention
-bench operators 90 results "${plain[@]}" --dtypes bf16 \
-    carafe dyrelu dyhead_combine multi_scale_deformable_attention deform_conv2d dynamic_conv
-bench components 70 results "${plain[@]}" swin_t resnet_50 fpn
+bench small 60 results --seconds 0.3 --dtypes fp32 fp16 bf16 -- \
+    $(names --kind operator --no-trains)
+bench operators 150 results "${plain[@]}" --dtypes bf16 -- $(names --kind operator --trains)
+bench attention 60 results-wide "${plain[@]}" --dtypes fp32 fp16 -- \
+    $(names --kind operator --provider sdpa)
+bench components 70 results "${plain[@]}" -- $(names --kind component)
 # torch.compile takes longer to compile than all the rest to run: two shapes and one data type.
 bench compiled 65 compiled --seconds 0.3 --dtypes bf16 --shapes swin_t_s1_b2 swin_t_s3_b2 \
-    800x1344_b2 --providers compile fastdet -- window_attention swin_t
+    800x1344_b2 --providers compile fastdet -- $(names --provider sdpa)
+}
 
-for folder in results compiled; do
+for folder in results results-wide compiled; do
     [ -d "$OUT/$folder" ] || continue
     "$PYTHON" -m benchmarks.plot "$OUT/$folder" >"$OUT/plot-$folder.log" 2>&1 || failed=1
     "$PYTHON" -m benchmarks.records "$OUT/$folder" >"$OUT/$folder.txt"
 done
-for folder in results compiled; do
+for folder in results results-wide compiled; do
     [ -d "$OUT/$folder" ] && "$PYTHON" -m benchmarks.records --short "$OUT/$folder"
 done
 echo "$SECONDS s in all; $([ "$failed" -eq 0 ] && echo green || echo RED)"

@@ -7,14 +7,20 @@ Three choices, from ``FASTDET_BACKEND`` at import, :func:`set_backend`, or ``wit
 * ``triton``: Triton, or :class:`BackendError` with the reason. With ``TRITON_INTERPRET=1`` this
   is how the kernels run on a CPU.
 * ``torch``: always the reference.
+
+``set_backend`` is for the process, ``with backend(...)`` for the calling thread and for the
+backward passes it starts. Backward kernels need no choice: the gradient of a kernel is a kernel,
+that of the reference is torch's own. Only what a backward computes again asks once more.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -42,33 +48,65 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-_backend = _checked(os.environ.get("FASTDET_BACKEND", "auto"), "FASTDET_BACKEND")
+_process = _checked(os.environ.get("FASTDET_BACKEND", "auto"), "FASTDET_BACKEND")
+
+
+class _Scope(threading.local):
+    """The choice of the innermost ``with backend(...)`` of this thread.
+
+    An attribute, and not a context variable, because torch.compile can guard on it.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+
+_scope = _Scope()
+#: The same once more, as autograd hands it to the threads that run a GPU's backward.
+_inherited: ContextVar[str | None] = ContextVar("fastdet_backend", default=None)
+
+
+def _of_backward() -> str | None:
+    """The choice of the thread that called ``backward()``, in a thread of autograd's."""
+    if not torch._C._is_key_in_tls("context"):  # where newer torch keeps it
+        return None
+    context = torch._C._get_obj_in_tls("context")
+    return None if context is None else context.get(_inherited)
 
 
 def get_backend() -> str:
     """The backend in force: ``'auto'``, ``'triton'`` or ``'torch'``."""
-    return _backend
+    name = _scope.name
+    if name is None and not torch.compiler.is_compiling():
+        name = _of_backward()
+    return _process if name is None else name
 
 
 def set_backend(name: str) -> None:
-    """Choose the backend for the whole process.
+    """Choose the backend for the whole process, except inside ``with backend(...)``.
 
     Raises:
         ValueError: ``name`` is not one of ``auto``, ``triton``, ``torch``.
     """
-    global _backend
-    _backend = _checked(name, "set_backend")
+    global _process
+    _process = _checked(name, "set_backend")
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Choose the backend inside a ``with`` block."""
-    before = _backend
-    set_backend(name)
+    """Choose the backend inside a ``with`` block, in this thread alone.
+
+    Raises:
+        ValueError: ``name`` is not one of ``auto``, ``triton``, ``torch``.
+    """
+    before, _scope.name = _scope.name, _checked(name, "backend")
+    token = None if torch.compiler.is_compiling() else _inherited.set(name)
     try:
         yield
     finally:
-        set_backend(before)
+        _scope.name = before
+        if token is not None:
+            _inherited.reset(token)
 
 
 # Looked up, not imported: import of fastdet must not import triton.
@@ -109,11 +147,12 @@ def use_triton(operator: str, device: torch.device, reason: Reason | None) -> bo
     Raises:
         BackendError: the backend is ``triton`` and the call cannot run there.
     """
-    if _backend == "torch" or (_backend == "auto" and device.type == "cpu"):
+    chosen = get_backend()
+    if chosen == "torch" or (chosen == "auto" and device.type == "cpu"):
         triton = False
     else:
         reason = device_reason(device) or reason
-        if reason is not None and _backend == "triton":
+        if reason is not None and chosen == "triton":
             raise BackendError(f"{operator}: the triton backend was asked for, but {reason}")
         triton = reason is None
     if _observer is not None:

@@ -77,9 +77,19 @@ def num_sms(device: torch.device) -> int:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """``input_precision`` of a ``tl.dot``: IEEE for fp32 unless torch allows TF32."""
-    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
-    return "tf32" if allowed else "ieee"
+    """``input_precision`` of a ``tl.dot``: IEEE for fp32 unless torch allows TF32 in a product.
+
+    However it was allowed: by ``torch.set_float32_matmul_precision``, by ``fp32_precision`` of
+    ``torch.backends`` or ``torch.backends.cuda.matmul``, or by the older ``allow_tf32``.
+    """
+    if dtype != torch.float32:
+        return "ieee"
+    matmul = torch.backends.cuda.matmul
+    # Older torch has allow_tf32 alone; newer refuses to read it once the new name was set, but
+    # keeps the new one true to every setting.
+    if hasattr(matmul, "fp32_precision"):
+        return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
+    return "tf32" if matmul.allow_tf32 else "ieee"
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, device: torch.device,

@@ -122,7 +122,7 @@ KEY = "real/fp16/a_kernel"
 
 
 def gate(now, before=GOOD, version="9", exceptions=(), target="sm_90"):
-    entry = Entry("toy", "operator", {}, {}, dict, {}, exceptions=dict(exceptions))
+    entry = Entry("toy", {}, {}, dict, {}, exceptions=dict(exceptions))
     recorded = {"triton": "9", "targets": {target: {} if before is None else {KEY: before}}}
     fresh = {} if now is None else {KEY: {**GOOD, **now}}
     return ledger.faults(entry, "real/fp16", target, fresh, recorded, version)

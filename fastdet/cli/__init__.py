@@ -19,6 +19,17 @@ class _Parser(argparse.ArgumentParser):
         raise CliError(f"{message} (see {self.prog} --help)")
 
 
+def _seed(text: str) -> int:
+    """A seed that torch takes."""
+    try:
+        seed = int(text) if len(text) < 25 else -1
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**64:
+        raise argparse.ArgumentTypeError(f"a seed is an integer from 0 to 2**64 - 1, got {text!r}")
+    return seed
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="fastdet", description="The components of MMDetection 2.x on today's PyTorch, with "
@@ -59,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
                           "sides in pixels (default: %(default)s)")
     features.add_argument("--device", metavar="DEVICE",
                           help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    features.add_argument("--seed", type=int, default=0, metavar="N",
+    features.add_argument("--allow-download", action="store_true",
+                          help="read the pretrained weights that the config names, also from the "
+                          "network; without it the config opens no file and no address")
+    features.add_argument("--seed", type=_seed, default=0, metavar="N",
                           help="seed of the random weights (default: %(default)s)")
     features.add_argument("--out", metavar="DIR", default="out/features",
                           help="folder for the results (default: %(default)s)")

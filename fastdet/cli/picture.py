@@ -18,7 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from fastdet.cli.features import Level, Result
+    from fastdet.cli.result import Level, Result
 
 __all__ = ["draw"]
 

@@ -1,35 +1,7 @@
-"""What a detector needs around its network; of it, the priors."""
+"""What a detector needs around its network: priors, boxes, and what matches and samples them."""
 
-from .anchor import (
-    ANCHOR_GENERATORS,
-    PRIOR_GENERATORS,
-    AnchorGenerator,
-    LegacyAnchorGenerator,
-    LegacySSDAnchorGenerator,
-    MlvlPointGenerator,
-    PointGenerator,
-    SSDAnchorGenerator,
-    YOLOAnchorGenerator,
-    anchor_inside_flags,
-    build_anchor_generator,
-    build_prior_generator,
-    calc_region,
-    images_to_levels,
-)
+from . import anchor, bbox
+from .anchor import *
+from .bbox import *
 
-__all__ = [
-    "ANCHOR_GENERATORS",
-    "PRIOR_GENERATORS",
-    "AnchorGenerator",
-    "LegacyAnchorGenerator",
-    "LegacySSDAnchorGenerator",
-    "MlvlPointGenerator",
-    "PointGenerator",
-    "SSDAnchorGenerator",
-    "YOLOAnchorGenerator",
-    "anchor_inside_flags",
-    "build_anchor_generator",
-    "build_prior_generator",
-    "calc_region",
-    "images_to_levels",
-]
+__all__ = [*anchor.__all__, *bbox.__all__]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,19 +23,45 @@ class Registry:
 
     Args:
         name: what the registry holds, for messages.
-        build_func: ``f(cfg, default_args=None, registry=self)`` behind :meth:`build`;
-            :func:`build_from_cfg` when not given.
+        build_func: ``f(cfg, default_args=None, registry=self)`` behind :meth:`build`; the
+            parent's, or :func:`build_from_cfg`, when not given.
         parent: a registry that is asked when this one does not know a name.
-        scope: the prefix under which configs may write ``'scope.Type'``.
+        scope: the prefix under which configs may write ``'scope.Type'``; the top-level package
+            of the caller by default.
     """
 
     def __init__(self, name: str, build_func: Callable[..., Any] | None = None,
-                 parent: Registry | None = None, scope: str = "mmdet") -> None:
+                 parent: Registry | None = None, scope: str | None = None) -> None:
         self.name = name
-        self.build_func = build_func or build_from_cfg
+        if build_func is None:
+            build_func = build_from_cfg if parent is None else parent.build_func
+        self.build_func: Callable[..., Any] = build_func
         self.parent = parent
-        self.scope = scope
+        self.scope = self.infer_scope() if scope is None else scope
+        self._children: dict[str, Registry] = {}
         self._module_dict: dict[str, Any] = {}
+        if parent is not None:
+            parent._children[self.scope] = self
+
+    @staticmethod
+    def infer_scope() -> str:
+        """The top-level package of the code that makes a registry; ours stands for mmdet's."""
+        frame = sys._getframe(1)
+        while frame.f_globals.get("__name__") == __name__ and frame.f_back is not None:
+            frame = frame.f_back
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        return "mmdet" if package == "fastdet" else package
+
+    @staticmethod
+    def split_scope_key(key: str) -> tuple[str | None, str]:
+        """``'scope.Type'`` as ``('scope', 'Type')``, and ``'Type'`` as ``(None, 'Type')``."""
+        scope, found, name = key.partition(".")
+        return (scope, name) if found else (None, key)
+
+    @property
+    def children(self) -> dict[str, Registry]:
+        """The registries whose parent this is, by scope."""
+        return self._children
 
     @property
     def module_dict(self) -> dict[str, Any]:
@@ -52,14 +79,24 @@ class Registry:
 
     def get(self, key: str) -> Any | None:
         """The class registered as ``key`` (``'Type'`` or ``'scope.Type'``), or ``None``."""
-        found = self._module_dict.get(key.removeprefix(f"{self.scope}."))
-        if found is None and self.parent is not None:
-            return self.parent.get(key)
-        return found
+        scope, name = self.split_scope_key(key)
+        if scope in (None, self.scope):
+            registry: Registry | None = self
+            while registry is not None:
+                if name in registry._module_dict:
+                    return registry._module_dict[name]
+                registry = registry.parent
+            return None
+        if scope in self._children:
+            return self._children[scope].get(name)
+        return None if self.parent is None else self.parent.get(key)
 
-    def build(self, cfg: dict[str, Any], default_args: dict[str, Any] | None = None) -> Any:
-        """Build the object that ``cfg`` describes."""
-        return self.build_func(cfg, default_args=default_args, registry=self)
+    def build(self, cfg: dict[str, Any], default_args: dict[str, Any] | None = None,
+              **kwargs: Any) -> Any:
+        """Build the object that ``cfg`` describes; ``kwargs`` are for a ``build_func`` of yours."""
+        if default_args is not None:
+            kwargs["default_args"] = default_args
+        return self.build_func(cfg, **kwargs, registry=self)
 
     def register_module(self, name: str | list[str] | None = None, force: bool = False,
                         module: Any | None = None) -> Any:

@@ -98,7 +98,7 @@ def deform_conv2d_fwd_kernel(
     BLOCK_P pixels of BLOCK_O channels of one group. bias ``[O]``, read with HAS_BIAS only; out
     ``[B, P, O]`` with CHANNELS_LAST, else ``[B, O, P]``. CD: channels of a deform group.
     """
-    TILES_O: tl.constexpr = tl.cdiv(OG, BLOCK_O)
+    TILES_O: tl.constexpr = (OG + BLOCK_O - 1) // BLOCK_O
     pid = tl.program_id(0)
     group = pid % (O // OG * TILES_O) // TILES_O
     image, p, real, y, x = _pixels(pid // (O // OG * TILES_O), P, OW, SH, SW, PH, PW, BLOCK_P)
@@ -142,7 +142,7 @@ def deform_conv2d_depthwise_fwd_kernel(
     BLOCK_P pixels of BLOCK_C channels of one deform group. weight ``[TAPS, C]``; else as
     ``deform_conv2d_fwd_kernel``.
     """
-    TILES_C: tl.constexpr = tl.cdiv(CD, BLOCK_C)
+    TILES_C: tl.constexpr = (CD + BLOCK_C - 1) // BLOCK_C
     pid = tl.program_id(0)
     dg = pid % (C // CD * TILES_C) // TILES_C
     image, p, real, y, x = _pixels(pid // (C // CD * TILES_C), P, OW, SH, SW, PH, PW, BLOCK_P)
@@ -334,8 +334,8 @@ def deform_conv2d_bwd_weight_kernel(
     a program owns BLOCK_C channels of one tap by BLOCK_O output channels. grad ``[B, P, O]``;
     dweight ``[splits, TAPS, CG, O]`` fp32.
     """
-    TILES_C: tl.constexpr = tl.cdiv(RUN, BLOCK_C)
-    TILES_O: tl.constexpr = tl.cdiv(OG, BLOCK_O)
+    TILES_C: tl.constexpr = (RUN + BLOCK_C - 1) // BLOCK_C
+    TILES_O: tl.constexpr = (OG + BLOCK_O - 1) // BLOCK_O
     RUNS: tl.constexpr = C // RUN
     pid = tl.program_id(0)
     tile_o = pid % TILES_O

@@ -60,19 +60,3 @@ def dynamic_conv_reference(x: Tensor, params: Tensor, norm_in_weight: Tensor, no
         x.to(params.dtype), params, norm_in_weight.numel(), norm_out_weight.numel(),
         lambda t: norm_relu(t, norm_in_weight, norm_in_bias, eps_in).to(params.dtype),
         lambda t: norm_relu(t, norm_out_weight, norm_out_bias, eps_out).to(out_dtype))
-
-
-def dynamic_conv_eager(x: Tensor, params: Tensor, norm_in_weight: Tensor, norm_in_bias: Tensor,
-                       norm_out_weight: Tensor, norm_out_bias: Tensor, eps_in: float = 1e-5,
-                       eps_out: float = 1e-5) -> Tensor:
-    """MMDetection's form: two slices of the parameters, one step after another.
-
-    The peer of the benchmarks and an independent form for the tests.
-    """
-    feat, out = len(norm_in_weight), len(norm_out_weight)
-    p_in = params[:, :x.shape[1] * feat].reshape(-1, x.shape[1], feat)
-    p_out = params[:, -feat * out:].reshape(-1, feat, out)
-    y = torch.bmm(x.permute(0, 2, 1), p_in)
-    y = F.relu(F.layer_norm(y, (feat,), norm_in_weight, norm_in_bias, eps_in), inplace=True)
-    y = torch.bmm(y, p_out)
-    return F.relu(F.layer_norm(y, (out,), norm_out_weight, norm_out_bias, eps_out), inplace=True)

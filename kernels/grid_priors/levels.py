@@ -9,7 +9,6 @@ fields hold, so that one compiled kernel serves every image size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -63,7 +62,7 @@ def chunks(n: int, size: int) -> Iterator[slice]:
 
 
 def split_levels(flat: Tensor, rows: Sequence[int], dim: int = 0) -> list[Tensor]:
-    """Views of the levels that follow one another along ``dim`` of ``flat``.
+    """The levels that follow one another along ``dim`` of ``flat``.
 
     Args:
         flat: the buffer of all levels.
@@ -71,9 +70,11 @@ def split_levels(flat: Tensor, rows: Sequence[int], dim: int = 0) -> list[Tensor
         dim: the dimension that holds them.
 
     Returns:
-        One view per level; they share the memory and the version counter of ``flat``.
+        One tensor per level. They lie in the memory of ``flat``, and are no views of it: each has
+        a version counter of its own, so that a write into one does not spoil the backward pass of
+        another.
     """
-    return [flat.narrow(dim, end - n, n) for end, n in zip(accumulate(rows), rows)]
+    return list(torch.unsafe_split_with_sizes(flat, list(rows), dim))
 
 
 def check_levels(sizes: Sequence[tuple[int, int]], **tables: Sequence[object]) -> None:

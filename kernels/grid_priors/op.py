@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..dispatch import Reason, tracing, use_triton
 from ..launch import launch
+from .cpu import grid_anchors_cpu, grid_points_cpu
 from .levels import (
     MAX_LEVELS,
     check_levels,
@@ -23,7 +24,7 @@ from .levels import (
 )
 from .reference import grid_anchors_reference, grid_points_reference
 
-__all__ = ["can_run_grid_priors", "grid_anchors", "grid_points"]
+__all__ = ["can_run_grid_priors", "check_rows", "grid_anchors", "grid_points"]
 
 #: Rows that one program writes: 8 numbers a thread for boxes, and for the 201,600 anchors of
 #: RetinaNet at 800x1344 six waves on 132 multiprocessors.
@@ -35,6 +36,24 @@ def can_run_grid_priors(dtype: torch.dtype, counts: Sequence[int],
                         sizes: Sequence[tuple[int, int]]) -> Reason | None:
     """Why the kernels cannot write this grid of priors, or ``None`` if they can."""
     return dtype_reason(dtype) or grid_reason(sizes, counts)
+
+
+def check_rows(rows: Tensor, count: int) -> None:
+    """Refuse row numbers that a grid does not have, where reading them makes nobody wait.
+
+    Args:
+        rows: numbers of rows; on a GPU, and while a call is traced, they are not read.
+        count: rows of the grid.
+
+    Raises:
+        ValueError: a row number is negative or not below ``count``.
+    """
+    if rows.device.type != "cpu" or tracing() or rows.numel() == 0:
+        return
+    least, most = (int(n) for n in rows.aminmax())
+    if least < 0 or most >= count:
+        raise ValueError(f"prior_idxs must lie in 0..{count - 1}, the rows of the level, got "
+                         f"{least if least < 0 else most}")
 
 
 def grid_anchors(base_anchors: Tensor, counts: Sequence[int], sizes: Sequence[tuple[int, int]],
@@ -77,7 +96,9 @@ def _grid_anchors(base_anchors: Tensor, counts: Sequence[int], sizes: Sequence[i
     levels, steps = pairs(sizes), pairs(strides)
     reason = can_run_grid_priors(base_anchors.dtype, counts, levels)
     if not use_triton("grid_priors", base_anchors.device, reason):
-        return grid_anchors_reference(base_anchors, counts, levels, steps)
+        on_cpu = base_anchors.device.type == "cpu"
+        make = grid_anchors_cpu if on_cpu else grid_anchors_reference
+        return make(base_anchors, counts, levels, steps)
 
     from .kernel import grid_anchors_fwd_kernel
 
@@ -142,6 +163,8 @@ def _grid_points(sizes: Sequence[int], strides: Sequence[float], offset: float,
     levels, steps = pairs(sizes), pairs(strides)
     ones = [1] * len(levels)
     if not use_triton("grid_priors", device, can_run_grid_priors(dtype, ones, levels)):
+        if device.type == "cpu":
+            return grid_points_cpu(levels, steps, offset, stride_columns, dtype)
         return grid_points_reference(levels, steps, offset, stride_columns, dtype, device)
 
     from .kernel import grid_points_fwd_kernel

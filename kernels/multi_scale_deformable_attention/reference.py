@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["multi_scale_deformable_attention_eager", "multi_scale_deformable_attention_reference"]
+__all__ = ["multi_scale_deformable_attention_reference"]
 
 
 def multi_scale_deformable_attention_reference(
@@ -50,22 +50,3 @@ def multi_scale_deformable_attention_reference(
     out = F.embedding_bag(torch.stack(bags, -1).view(n, L * P * 4), pixels, mode="sum",
                           per_sample_weights=shares.reshape(n, L * P * 4))
     return out.view(B, Q, heads * d).to(value.dtype)
-
-
-def multi_scale_deformable_attention_eager(
-        value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor,
-        attention_weights: Tensor) -> Tensor:
-    """Deformable DETR's form: every level through ``grid_sample``, all samples in memory.
-
-    The peer of the benchmarks and an independent form for the tests.
-    """
-    B, _, heads, d = value.shape
-    Q, L, P = sampling_locations.shape[1], *sampling_locations.shape[3:5]
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in spatial_shapes], -1)
-    grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1).unbind(2)
-    samples = [F.grid_sample(m.reshape(B * heads, d, h, w), grid, mode="bilinear",
-                             padding_mode="zeros", align_corners=False)
-               for m, (h, w), grid in zip(maps, spatial_shapes, grids)]
-    weights = attention_weights.transpose(1, 2).reshape(B * heads, 1, Q, L * P)
-    out = (torch.cat(samples, -1) * weights).sum(-1)
-    return out.view(B, heads * d, Q).transpose(1, 2).contiguous()

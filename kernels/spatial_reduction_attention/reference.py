@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,21 +28,3 @@ def spatial_reduction_attention_reference(q: Tensor, kv: Tensor, num_heads: int,
     query = q.view(b, n, num_heads, -1).transpose(1, 2)
     out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p, scale=scale)
     return out.transpose(1, 2).reshape(b, n, c)
-
-
-def spatial_reduction_attention_eager(q: Tensor, kv: Tensor, num_heads: int, scale: float
-                                      ) -> tuple[Tensor, Tensor]:
-    """MMDetection's form: scores in memory, and the averaged weights that nobody reads.
-
-    The peer of the benchmarks and an independent form for the tests.
-
-    Returns:
-        [B, N_q, C], and the weights averaged over heads, [B, N_q, N_k].
-    """
-    b, n, _ = q.shape
-    key, value = kv.chunk(2, dim=-1)
-    query, key, value = (t.reshape(b, t.shape[1], num_heads, -1).transpose(1, 2).flatten(0, 1)
-                         for t in (q * scale, key, value))
-    weights = torch.bmm(query, key.transpose(1, 2)).softmax(-1)
-    out = torch.bmm(weights, value).view(b, num_heads, n, -1).transpose(1, 2).flatten(2)
-    return out, weights.view(b, num_heads, n, -1).mean(1)

@@ -155,7 +155,8 @@ def window_attention_fwd_kernel(
     seed with HAS_DROPOUT only.
     """
     OPERAND: tl.constexpr = qkv_ptr.dtype.element_ty
-    head, tile, slot = _program(heads, tl.cdiv(WINDOW * WINDOW, BLOCK_M))
+    TILES: tl.constexpr = (WINDOW * WINDOW + BLOCK_M - 1) // BLOCK_M
+    head, tile, slot = _program(heads, TILES)
     offs_m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tl.arange(0, BLOCK_N)
     width = heads * D
@@ -323,7 +324,7 @@ def window_attention_bwd_q_kernel(
     """
     T: tl.constexpr = WINDOW * WINDOW
     OPERAND: tl.constexpr = qkv_ptr.dtype.element_ty
-    TILES: tl.constexpr = tl.cdiv(T, BLOCK_M)
+    TILES: tl.constexpr = (T + BLOCK_M - 1) // BLOCK_M
     head, tile, slot = _program(heads, TILES)
     offs_m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tl.arange(0, BLOCK_N)
@@ -390,7 +391,7 @@ def window_attention_bwd_kv_kernel(
     stats from ``window_attention_bwd_q_kernel``; dpad ``[slots * tiles, 2, heads, D]`` fp32.
     """
     T: tl.constexpr = WINDOW * WINDOW
-    TILES: tl.constexpr = tl.cdiv(T, BLOCK_N)
+    TILES: tl.constexpr = (T + BLOCK_N - 1) // BLOCK_N
     OPERAND: tl.constexpr = qkv_ptr.dtype.element_ty
     head, tile, slot = _program(heads, TILES)
     offs_m = tl.arange(0, BLOCK_M)

@@ -10,7 +10,6 @@ import copy
 
 import pytest
 import torch
-from accuracy import MARGIN
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -22,6 +21,7 @@ from fastdet.models import (
     ResNet,
     SwinTransformer,
 )
+from fastdet.testing import MARGIN
 
 #: Different in both directions: images that a data pipeline has padded, and images as they come.
 SIZES = {"aligned": [(64, 96), (96, 128), (128, 64)], "odd": [(51, 65), (65, 83), (73, 51)]}

@@ -1,4 +1,4 @@
-"""The generators of anchors and points: numbers, properties, kept results, compilation, errors."""
+"""The generators of anchors and points: numbers, properties, ownership, compilation, errors."""
 
 import copy
 import pickle
@@ -25,7 +25,6 @@ from fastdet.core.anchor import (
     calc_region,
     images_to_levels,
 )
-from fastdet.core.anchor.base import ResultCache
 
 SIZES = [(5, 7), (3, 4)]
 
@@ -214,50 +213,102 @@ def test_repr_and_copies(make):
     generator.grid_priors(SIZES, device="cpu")
     for twin in (copy.deepcopy(generator), pickle.loads(pickle.dumps(generator))):
         assert repr(twin) == repr(generator)
-        assert len(twin._results) == 0
         assert all(map(torch.equal, twin.grid_priors(SIZES, device="cpu"),
                        generator.grid_priors(SIZES, device="cpu")))
     assert f"strides={generator.strides}" in repr(generator)
 
 
-# ---------------------------------------------------------------- kept results
+# ---------------------------------------------------------------- whose a result is
+
+def every_result(generator):
+    """All that a generator hands out, as a flat list."""
+    results = [*generator.grid_priors(SIZES, device="cpu"),
+               *generator.grid_priors(SIZES, torch.float16, "cpu"),
+               *generator.valid_flags(SIZES, (20, 30), "cpu"),
+               *generator.valid_flags(SIZES, (400, 600), "cpu"),
+               *generator.batch_valid_flags(SIZES, [(20, 30), (40, 9)], "cpu"),
+               generator.single_level_grid_priors(SIZES[1], 1, device="cpu"),
+               generator.sparse_priors(torch.arange(9), SIZES[1], 1, device="cpu")]
+    if isinstance(generator, MlvlPointGenerator):
+        results += generator.grid_priors(SIZES, device="cpu", with_stride=True)
+    return results
+
+
+WRITES = {
+    "in-place": lambda t: t.zero_() if t.dtype == torch.bool else t.add_(100),
+    "numpy": lambda t: t.numpy().fill(1),
+    "data": lambda t: t.data.fill_(1),
+    "view": lambda t: t[..., ::2].fill_(1),
+    "dlpack": lambda t: torch.from_dlpack(t).fill_(1),
+}
+
 
 @generators
-def test_results_are_kept_until_written_into(make):
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_results_are_the_callers_own(make, write):
     generator = make()
-    first = generator.grid_priors(SIZES, device="cpu")
-    want = [level.clone() for level in first]
-    second = generator.grid_priors(SIZES, device="cpu")
-    assert [a.data_ptr() for a in first] == [b.data_ptr() for b in second]
-    second[1][:1] += 1
-    third = generator.grid_priors(SIZES, device="cpu")
-    assert all(map(torch.equal, third, want))
-    flags = generator.valid_flags(SIZES, (20, 20), "cpu")
-    want = flags[0].clone()
-    flags[0].logical_not_()
-    assert torch.equal(generator.valid_flags(SIZES, (20, 20), "cpu")[0], want)
+    first, second = every_result(generator), every_result(generator)
+    want = [result.clone() for result in first]
+    for i, result in enumerate(first):
+        before = [other.clone() for other in first[i + 1:]]
+        write(result)
+        assert all(map(torch.equal, first[i + 1:], before))
+    assert all(a.data_ptr() != b.data_ptr() for a, b in zip(first, second))
+    assert all(map(torch.equal, second, want))
+    assert all(map(torch.equal, every_result(generator), want))
 
 
-def test_write_with_gradient_does_not_poison():
-    generator = retina()
-    with torch.no_grad():
-        generator.grid_priors(SIZES, device="cpu")
-    weight = torch.ones(4, requires_grad=True)
-    generator.grid_priors(SIZES, device="cpu")[0].mul_(weight).sum().backward()
+@generators
+def test_point_generator_and_legacy_flags_are_the_callers_own(make):
+    generator = make()
+    count = [generator.num_base_priors[0]] if isinstance(generator, AnchorGenerator) else []
+    for call in (lambda: generator.single_level_valid_flags((3, 4), (2, 4), *count, device="cpu"),
+                 lambda: PointGenerator().valid_flags((3, 4), (3, 4), "cpu"),
+                 lambda: PointGenerator().grid_points((3, 4), 8, "cpu")):
+        first = call()
+        want = first.clone()
+        first.zero_()
+        assert torch.equal(call(), want)
+
+
+@generators
+def test_writes_do_not_spoil_a_backward_pass(make):
+    generator = make()
+    weight = torch.ones(1, requires_grad=True)
+    first, second = (generator.grid_priors(SIZES, device="cpu") for _ in range(2))
+    loss = sum((level * weight).sum() for level in first)
+    want = sum(float(level.double().sum()) for level in first)
+    for level in second:
+        level.zero_()
+    (first[1] * weight).sum().backward()  # levels of one call count their versions apart
     assert weight.grad is not None
-    assert not generator.grid_priors(SIZES, device="cpu")[0].requires_grad
+    first[0].detach()
+    weight.grad = None
+    loss.backward()
+    assert float(weight.grad) == pytest.approx(want, rel=1e-4, abs=1e-3)
+    left, right = generator.grid_priors(SIZES, device="cpu")
+    loss = (right * weight).sum()
+    left.zero_()
+    loss.backward()
 
 
-def test_inference_mode_does_not_poison():
+@generators
+def test_results_of_other_modes_and_gradients_do_not_show(make):
+    generator = make()
+    want = [level.clone() for level in make().grid_priors(SIZES, device="cpu")]
     with torch.inference_mode():
-        generator = retina()
         priors = generator.grid_priors(SIZES, device="cpu")
-        want = [level.clone() for level in priors]
+        assert all(map(torch.equal, priors, want))
         priors[0].zero_()
-        assert all(map(torch.equal, generator.grid_priors(SIZES, device="cpu"), want))
-    weight = torch.ones(4, requires_grad=True)
-    (generator.grid_priors(SIZES, device="cpu")[0] * weight).sum().backward()
+    weight = torch.ones(1, requires_grad=True)
+    priors = generator.grid_priors(SIZES, device="cpu")
+    assert all(map(torch.equal, priors, want))
+    priors[0].mul_(weight).sum().backward()
     assert weight.grad is not None
+    again = generator.grid_priors(SIZES, device="cpu")
+    assert all(map(torch.equal, again, want))
+    assert not again[0].requires_grad
+    assert not again[0].is_inference()
 
 
 def test_changed_base_anchors_and_strides_count():
@@ -272,26 +323,11 @@ def test_changed_base_anchors_and_strides_count():
     assert torch.equal(shifted[2:4], shifted[:2] + torch.tensor([1., 0., 1., 0.]))
 
 
-def test_cache_is_bounded_and_drops_the_oldest():
-    cache, made = ResultCache(2), []
-
-    def get(key):
-        return cache.get(key, torch.device("cpu"), lambda: made.append(key) or torch.zeros(1))
-
-    for key in "abacab":
-        get(key)
-    assert made == ["a", "b", "c", "b"]
-    assert len(cache) == 2
-    cache.clear()
-    assert len(cache) == 0
-
-
-def test_nothing_is_kept_under_a_dispatch_mode():
+def test_fake_tensors_leave_nothing_behind():
     generator = MlvlPointGenerator([8, 16])
     with torch._subclasses.FakeTensorMode():
         fake = generator.grid_priors(SIZES, device="cpu")
     assert fake[0].shape == (35, 2)
-    assert len(generator._results) == 0
     assert type(generator.grid_priors(SIZES, device="cpu")[0]) is torch.Tensor
 
 
@@ -339,13 +375,12 @@ def test_gpu_equals_cpu(make):
 
 
 @pytest.mark.gpu
-def test_captured_priors_do_not_depend_on_kept_results():
+def test_captured_in_a_cuda_graph():
     generator = retina()
     want = [level.clone() for level in generator.grid_priors(SIZES)]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         got = generator.grid_priors(SIZES)
-    generator._results.clear()
     got[0].zero_()
     graph.replay()
     assert all(map(torch.equal, got, want))
@@ -367,6 +402,25 @@ RATIOS = [[2]] * 6
     (lambda: retina().valid_flags(SIZES, (-1, 8), "cpu"), r"must not be negative, got \(-1, 8\)"),
     (lambda: retina().single_level_valid_flags((2, 2), (3, 1), 9, "cpu"),
      r"must lie within its feature map's \(2, 2\), got \(3, 1\)"),
+    (lambda: retina().sparse_priors(torch.tensor([3, 315]), (5, 7), 0, device="cpu"),
+     r"prior_idxs must lie in 0\.\.314, .*got 315"),
+    (lambda: MlvlPointGenerator([8]).sparse_priors(torch.tensor([-1, 3]), (5, 7), 0, device="cpu"),
+     r"prior_idxs must lie in 0\.\.34, .*got -1"),
+    (lambda: retina().grid_priors([(4.5, 7), (3, 4)], device="cpu"),
+     r"\(height, width\) in whole cells, got \(4\.5, 7\)"),
+    (lambda: PointGenerator().grid_points((2, 3, 4), 8, "cpu"),
+     r"\(height, width\) in whole cells, got \(2, 3, 4\)"),
+    (lambda: MlvlPointGenerator([8]).valid_flags([(4, 7.25)], (8, 8), "cpu"), "whole cells"),
+    (lambda: PointGenerator().grid_points((2, 3), 0, "cpu"), "stride must be positive, got 0"),
+    (lambda: MlvlPointGenerator([8, (4, -2)]), r"strides must be positive, got \[.*\(4, -2\)\]"),
+    (lambda: AnchorGenerator([0], [1.], [1.]), "strides must be positive, got"),
+    (lambda: AnchorGenerator([8], [1.], [2, -1.]), r"scales must be positive, got \[2, -1\.0\]"),
+    (lambda: AnchorGenerator([8], [0.], [1.]), r"ratios must be positive, got \[0\.0\]"),
+    (lambda: AnchorGenerator([8], [1.], [1.], [float("nan")]), "base_sizes must be positive"),
+    (lambda: AnchorGenerator([8], [1.], octave_base_scale=4, scales_per_octave=0),
+     "scales_per_octave must be positive, got 0"),
+    (lambda: YOLOAnchorGenerator([8, -16], [[(1, 1)], [(2, 2)]]), "strides must be positive"),
+    (lambda: SSDAnchorGenerator([8], [[2]], [10], [-20]), "max_sizes must be positive"),
     (lambda: AnchorGenerator([8], [1.], [1.], centers=[(0, 0)], center_offset=0.5),
      "give centers or center_offset, not both"),
     (lambda: AnchorGenerator([8], [1.], [1.], center_offset=1.5), r"in \[0, 1\], got 1.5"),
@@ -391,6 +445,18 @@ RATIOS = [[2]] * 6
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to run on")
+@generators
+def test_no_gpu_is_said_in_one_sentence(make):
+    generator = make()
+    for call in (lambda: generator.grid_priors(SIZES), lambda: generator.valid_flags(SIZES, (9, 9)),
+                 lambda: generator.single_level_grid_priors(SIZES[0], 0),
+                 lambda: generator.sparse_priors(torch.arange(3), SIZES[0], 0),
+                 lambda: PointGenerator().grid_points((2, 3))):
+        with pytest.raises(RuntimeError, match=r"^device='cuda' .* pass device='cpu'$"):
+            call()
 
 
 def test_unknown_type():

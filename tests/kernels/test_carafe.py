@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from accuracy import assert_accurate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +9,7 @@ import fastdet
 from fastdet.kernels.carafe import carafe
 from fastdet.kernels.carafe import op as op_module
 from fastdet.kernels.carafe.reference import normalized_masks
+from fastdet.testing import assert_accurate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

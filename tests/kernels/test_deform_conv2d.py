@@ -6,13 +6,13 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from accuracy import assert_accurate
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdet
 from fastdet.kernels.deform_conv2d import can_run_deform_conv2d, deform_conv2d, reference
 from fastdet.kernels.deform_conv2d import op as op_module
+from fastdet.testing import assert_accurate
 
 NAMES = ("out", "x", "offset", "weight", "mask", "bias")
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from accuracy import assert_accurate
 
 import fastdet
 from fastdet.kernels.dyhead_combine import Branch, dyhead_combine
 from fastdet.kernels.dyhead_combine import op as op_module
+from fastdet.testing import assert_accurate
 
 #: Size of the level, of the coarser one, and whether there is a finer and a coarser one.
 CASES = {

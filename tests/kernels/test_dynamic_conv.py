@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from accuracy import assert_accurate
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdet
+from benchmarks.operators.dynamic_conv import dynamic_conv_eager
 from fastdet.kernels.dynamic_conv import dynamic_conv
 from fastdet.kernels.dynamic_conv import op as op_module
-from fastdet.kernels.dynamic_conv.reference import dynamic_conv_eager
+from fastdet.testing import assert_accurate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 NAMES = ("out", "dx", "dparams", "dw_in", "db_in", "dw_out", "db_out")

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from accuracy import assert_accurate
 
 import fastdet
 from fastdet.kernels.dyrelu import dyrelu
 from fastdet.kernels.dyrelu import op as op_module
+from fastdet.testing import assert_accurate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

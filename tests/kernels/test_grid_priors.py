@@ -14,6 +14,7 @@ from fastdet.kernels.grid_priors import (
     level_rows,
     split_levels,
 )
+from fastdet.kernels.grid_priors.cpu import grid_anchors_cpu, grid_points_cpu
 from fastdet.kernels.grid_priors.op import _anchors_op, _points_op
 from fastdet.kernels.grid_priors.reference import grid_anchors_reference, grid_points_reference
 from fastdet.kernels.launch import record_launches
@@ -185,6 +186,20 @@ def test_reference_equals_loop(name, dtype):
     base = base_anchors(counts, dtype)
     assert torch.equal(grid_anchors(base, counts, sizes, strides),
                        loop_anchors(base, counts, sizes, strides))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pyramids
+def test_cpu_path_equals_reference(name, dtype):
+    sizes, strides, counts = PYRAMIDS[name]
+    base = base_anchors(counts, dtype)
+    for _ in range(2):  # the second time from kept tables
+        assert torch.equal(grid_anchors_cpu(base, counts, sizes, strides),
+                           grid_anchors_reference(base, counts, sizes, strides))
+        for columns in (0, 1, 2):
+            arguments = sizes, strides, 0.3, columns, dtype
+            assert torch.equal(grid_points_cpu(*arguments),
+                               grid_points_reference(*arguments, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])

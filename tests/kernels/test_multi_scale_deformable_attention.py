@@ -4,19 +4,19 @@ import math
 
 import pytest
 import torch
-from accuracy import assert_accurate
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdet
+from benchmarks.operators.multi_scale_deformable_attention import (
+    multi_scale_deformable_attention_eager,
+)
 from fastdet.kernels.multi_scale_deformable_attention import (
     level_table,
     multi_scale_deformable_attention,
 )
 from fastdet.kernels.multi_scale_deformable_attention import op as op_module
-from fastdet.kernels.multi_scale_deformable_attention.reference import (
-    multi_scale_deformable_attention_eager,
-)
+from fastdet.testing import assert_accurate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SIZES = [(5, 4), (3, 2)]

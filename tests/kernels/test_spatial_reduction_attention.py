@@ -2,20 +2,18 @@
 
 import pytest
 import torch
-from accuracy import assert_accurate
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdet
+from benchmarks.operators.spatial_reduction_attention import spatial_reduction_attention_eager
 from fastdet.kernels.spatial_reduction_attention import (
     op as op_module,
 )
 from fastdet.kernels.spatial_reduction_attention import (
     spatial_reduction_attention,
 )
-from fastdet.kernels.spatial_reduction_attention.reference import (
-    spatial_reduction_attention_eager,
-)
+from fastdet.testing import assert_accurate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -5,15 +5,15 @@ import re
 
 import pytest
 import torch
-from accuracy import assert_accurate
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdet
+from benchmarks.operators.window_attention import window_attention_eager
 from fastdet.kernels.window_attention import can_run_window_attention, reference, window_attention
 from fastdet.kernels.window_attention import op as op_module
-from fastdet.kernels.window_attention.eager import window_attention_eager
 from fastdet.kernels.window_attention.reference import standard_index
+from fastdet.testing import assert_accurate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

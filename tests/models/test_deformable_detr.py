@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from fastdet.cnn.bricks.transformer import build_attention, build_transformer_layer_sequence
-from fastdet.kernels.multi_scale_deformable_attention import level_table
-from fastdet.kernels.multi_scale_deformable_attention.reference import (
+from benchmarks.operators.multi_scale_deformable_attention import (
     multi_scale_deformable_attention_eager,
 )
+from fastdet.cnn.bricks.transformer import build_attention, build_transformer_layer_sequence
+from fastdet.kernels.multi_scale_deformable_attention import level_table
 from fastdet.models.utils import build_transformer
 from fastdet.models.utils.transformer import inverse_sigmoid
 from fastdet.ops import (

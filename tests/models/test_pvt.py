@@ -8,9 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastdet.kernels.spatial_reduction_attention.reference import (
-    spatial_reduction_attention_eager,
-)
+from benchmarks.operators.spatial_reduction_attention import spatial_reduction_attention_eager
 from fastdet.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 from fastdet.models.backbones.pvt import (
     AbsolutePositionEmbedding,

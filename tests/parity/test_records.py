@@ -2,21 +2,24 @@
 
 import json
 import math
+from pathlib import Path
 
-import golden
 import pytest
 import torch
 
 import fastdet
+from fastdet.testing import golden
+
+RECORDS = Path(__file__).parents[1] / "golden"
 
 
 def kernel_records():
     """Records of components that run Triton kernels, small enough for the interpreter."""
-    for path in golden.records("anchor__*"):
+    for path in golden.records(RECORDS, "anchor__*"):
         if "float64" not in json.dumps(golden.load(path)["calls"]):  # no kernel writes it
             yield path
-    yield from golden.records("backbone__swin-exact")
-    yield from golden.records("backbone__swin-patch2-cp")
+    yield from golden.records(RECORDS, "backbone__swin-exact")
+    yield from golden.records(RECORDS, "backbone__swin-patch2-cp")
 
 
 def name(path):
@@ -24,16 +27,16 @@ def name(path):
 
 
 def test_there_are_records():
-    assert len(golden.records()) == 245
+    assert len(golden.records(RECORDS)) == 245
 
 
-@pytest.mark.parametrize("path", golden.records(), ids=name)
+@pytest.mark.parametrize("path", golden.records(RECORDS), ids=name)
 def test_float64(path):
     case = golden.load(path)
     assert golden.mismatches(case, golden.run(case)) == []
 
 
-@pytest.mark.parametrize("path", golden.records("anchor__retina"), ids=name)
+@pytest.mark.parametrize("path", golden.records(RECORDS, "anchor__retina"), ids=name)
 def test_a_wrong_number_is_found(path):
     case = golden.load(path)
     values = next(iter(case["want"]["results"][2].values()))["values"]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity import golden
 
 from fastdet.cnn import build_conv_layer
 from fastdet.cnn.bricks.transformer import (
@@ -23,6 +22,7 @@ from fastdet.cnn.bricks.transformer import (
 from fastdet.core import build_prior_generator
 from fastdet.models import build_backbone, build_neck
 from fastdet.models.utils import build_linear_layer, build_transformer
+from fastdet.testing import golden
 
 ZOO = json.loads(gzip.decompress((Path(__file__).parent / "zoo.json.gz").read_bytes()))
 

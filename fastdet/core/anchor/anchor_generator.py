@@ -4,75 +4,33 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdet.kernels.dispatch import tracing
-from fastdet.kernels.grid_priors import grid_anchors, level_rows, split_levels
+from fastdet.kernels.grid_priors import (
+    BaseTables,
+    check_rows,
+    constant_to_dynamo,
+    grid_anchors,
+    level_rows,
+    split_levels,
+)
 
-from .base import PriorGenerator, level_list, pair
+from .base import PriorGenerator, device_of, level_list, map_size, pair, positive, stride_list
 from .builder import PRIOR_GENERATORS
 
 __all__ = ["AnchorGenerator", "LegacyAnchorGenerator", "LegacySSDAnchorGenerator",
            "SSDAnchorGenerator", "YOLOAnchorGenerator"]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _constant_to_dynamo(function: Function) -> Function:
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-class BaseTables:
-    """The base anchors of all levels as one tensor, kept for each data type and device.
-
-    Copying them to a GPU at every call would stall it. ``generation`` grows when the base anchors
-    have been replaced or written into. A table is an attribute, which Dynamo can read.
-    """
-
-    def __init__(self) -> None:
-        self.generation = 0
-        self._sources: list[tuple[Tensor, int]] = []
-
-    def __reduce__(self) -> tuple[Any, ...]:  # a copy or a pickle of a generator starts empty
-        return BaseTables, ()
-
-    def refresh(self, levels: Sequence[Tensor]) -> BaseTables:
-        """Drop what is kept if it was not made of ``levels`` as they are now."""
-        if len(levels) != len(self._sources) or any(
-                base is not source or _version(base) != version
-                for base, (source, version) in zip(levels, self._sources)):
-            self.__dict__ = {"generation": self.generation + 1,
-                             "_sources": [(base, _version(base)) for base in levels]}
-        return self
-
-    def prepare(self, dtype: torch.dtype, device: torch.device) -> str:
-        """Make the table of the levels given last to :meth:`refresh`, if there is none.
-
-        Returns:
-            The attribute that holds it.
-        """
-        index = torch.cuda.current_device() if str(device) == "cuda" else device.index
-        name = f"{dtype}_{device.type}_{index}".replace(".", "_")
-        if name not in self.__dict__:
-            # A tensor made in inference mode could not be used in training.
-            with torch.inference_mode(False), torch.no_grad():
-                table = torch.cat([base.to(dtype) for base, _ in self._sources]).to(device)
-            setattr(self, name, table)
-        return name
-
-
 @PRIOR_GENERATORS.register_module()
 class AnchorGenerator(PriorGenerator):
     """Anchors of fixed scales and aspect ratios at every cell (Faster R-CNN, arXiv 1506.01497).
 
-    On a GPU :meth:`grid_priors` writes all levels with one kernel launch. It returns views of a
-    buffer that is kept and handed out again for the same sizes until somebody writes into it.
-    ``torch.compile`` takes the base anchors as constants.
+    On a GPU :meth:`grid_priors` writes all levels with one kernel launch. What it returns is the
+    caller's own. ``torch.compile`` takes the base anchors as constants.
 
     Args:
         strides: pixels between neighbouring cells, for every level: a number or (x, y).
@@ -107,6 +65,10 @@ class AnchorGenerator(PriorGenerator):
                              f"centers={centers!r} and center_offset={center_offset!r}")
         if not 0 <= center_offset <= 1:
             raise ValueError(f"center_offset must be in [0, 1], got {center_offset!r}")
+        for name, values in (("ratios", ratios), ("scales", scales), ("base_sizes", base_sizes),
+                             ("octave_base_scale", octave_base_scale),
+                             ("scales_per_octave", scales_per_octave)):
+            positive(name, values)
         octave_scales = None
         if octave_base_scale is not None and scales_per_octave is not None:
             octave_scales = [2 ** (i / scales_per_octave) * octave_base_scale
@@ -115,7 +77,7 @@ class AnchorGenerator(PriorGenerator):
             raise ValueError("give either scales, or octave_base_scale and scales_per_octave: got "
                              f"scales={scales!r}, octave_base_scale={octave_base_scale!r}, "
                              f"scales_per_octave={scales_per_octave!r}")
-        self.strides = [pair(stride) for stride in level_list("strides", strides)]
+        self.strides = stride_list(strides)
         self.base_sizes: list[Any] = (
             [min(stride) for stride in self.strides] if base_sizes is None
             else level_list("base_sizes", base_sizes, len(self.strides)))
@@ -211,27 +173,16 @@ class AnchorGenerator(PriorGenerator):
         Raises:
             ValueError: there is no such level, or a size is negative.
         """
-        level, (h, w) = self._level(level_idx), featmap_size
-        return self._grid(slice(level, level + 1), [(int(h), int(w))], dtype, device)[0]
+        level = self._level(level_idx)
+        return self._grid(slice(level, level + 1), [map_size(featmap_size)], dtype, device)[0]
 
     def _grid(self, levels: slice, sizes: list[tuple[int, int]], dtype: torch.dtype,
               device: torch.device | str) -> list[Tensor]:
-        device = torch.device(device)
         counts, strides = self.num_base_priors, self.strides[levels]
         first = sum(counts[:levels.start or 0])
         counts = counts[levels]
-
-        def make() -> Tensor:
-            base = self._base_table(dtype, device).narrow(0, first, sum(counts))
-            return grid_anchors(base, counts, sizes, strides)
-
-        if tracing():
-            flat = make()
-        else:
-            generation = self._tables.refresh(self.base_anchors).generation
-            key = ("anchors", generation, first, tuple(sizes), tuple(strides), dtype)
-            flat = self._results.get(key, device, make)
-        return split_levels(flat, level_rows(sizes, counts))
+        base = self._base_table(dtype, device_of(device)).narrow(0, first, sum(counts))
+        return split_levels(grid_anchors(base, counts, sizes, strides), level_rows(sizes, counts))
 
     _base_tables: BaseTables
 
@@ -247,7 +198,7 @@ class AnchorGenerator(PriorGenerator):
     # Dynamo cannot follow version counters, and a copy to the GPU has no place in its graph:
     # it runs this while it compiles, and then finds the table where it lies. The decorator is
     # torch.compiler.assume_constant_result, which would import Dynamo (and triton) with us.
-    @_constant_to_dynamo
+    @constant_to_dynamo
     def _prepare_base_table(self, dtype: torch.dtype, device: torch.device) -> str:
         return self._tables.refresh(self.base_anchors).prepare(dtype, device)
 
@@ -270,16 +221,17 @@ class AnchorGenerator(PriorGenerator):
             [K, 4] boxes (x1, y1, x2, y2) in pixels.
 
         Raises:
-            ValueError: there is no such level.
+            ValueError: there is no such level, or (on a CPU) no such row.
         """
-        level, (h, w) = self._level(level_idx), featmap_size
+        level, (h, w) = self._level(level_idx), map_size(featmap_size)
         counts = self.num_base_priors
         a, (stride_w, stride_h) = counts[level], self.strides[level]
+        check_rows(prior_idxs, h * w * a)
         table = self._base_table(self.base_anchors[level].dtype, prior_idxs.device)
         cell = prior_idxs // a
         x, y = cell % w * stride_w, cell // w % h * stride_h
         shift = torch.stack([x, y, x, y], 1).to(dtype)
-        return (shift + table[sum(counts[:level]) + prior_idxs % a]).to(device)
+        return (shift + table[sum(counts[:level]) + prior_idxs % a]).to(device_of(device))
 
     def single_level_valid_flags(self, featmap_size: Sequence[int], valid_size: Sequence[int],
                                  num_base_anchors: int,
@@ -358,11 +310,14 @@ class SSDAnchorGenerator(AnchorGenerator):
                  max_sizes: Sequence[float] | None = None,
                  basesize_ratio_range: tuple[float, float] = (0.15, 0.9), input_size: int = 300,
                  scale_major: bool = True) -> None:
-        self.strides = [pair(stride) for stride in level_list("strides", strides)]
+        self.strides = stride_list(strides)
         level_list("ratios", ratios, len(self.strides))
         if (min_sizes is None) != (max_sizes is None):
             raise ValueError("give min_sizes and max_sizes together: got "
                              f"min_sizes={min_sizes!r} and max_sizes={max_sizes!r}")
+        for name, values in (("ratios", ratios), ("min_sizes", min_sizes),
+                             ("max_sizes", max_sizes)):
+            positive(name, values)
         self.input_size = input_size
         self.basesize_ratio_range = basesize_ratio_range
         self.centers = self._cell_centers()
@@ -486,7 +441,8 @@ class YOLOAnchorGenerator(AnchorGenerator):
 
     def __init__(self, strides: Sequence[Any],
                  base_sizes: Sequence[Sequence[tuple[float, float]]]) -> None:
-        self.strides = [pair(stride) for stride in level_list("strides", strides)]
+        self.strides = stride_list(strides)
+        positive("base_sizes", base_sizes)
         self.centers = [(stride_w / 2., stride_h / 2.) for stride_w, stride_h in self.strides]
         self.base_sizes = [[pair(size) for size in level]
                            for level in level_list("base_sizes", base_sizes, len(self.strides))]
@@ -561,18 +517,14 @@ class YOLOAnchorGenerator(AnchorGenerator):
         Returns:
             [height * width * num_base_anchors] uint8.
         """
-        h, w = featmap_size
+        h, w = map_size(featmap_size)
+        device = device_of(device)
         centers = ((gt_bboxes[:, :2] + gt_bboxes[:, 2:4]) * 0.5).to(device)
         x = torch.floor(centers[:, 0] / stride[0]).long()
         y = torch.floor(centers[:, 1] / stride[1]).long()
         flags = torch.zeros(h * w, dtype=torch.uint8, device=device)
         flags[y * w + x] = 1
         return flags.repeat_interleave(num_base_anchors)
-
-
-def _version(tensor: Tensor) -> int:
-    # Inference tensors, of a model built in inference mode, do not count their versions.
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def _vector(values: Any) -> Tensor:

@@ -1,22 +1,20 @@
-"""What the generators of anchors and of points share: levels, valid flags, kept results."""
+"""What the generators of anchors and of points share: levels, valid flags, checks."""
 
 from __future__ import annotations
 
 import math
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdet.kernels.dispatch import tracing
 from fastdet.kernels.grid_priors import level_rows, split_levels
-from fastdet.kernels.launch import recording
 from fastdet.kernels.valid_flags import valid_flags
 
-__all__ = ["PriorGenerator", "ResultCache", "level_list", "pair"]
+__all__ = ["PriorGenerator", "device_of", "level_list", "map_size", "pair", "positive",
+           "stride_list"]
 
 Size = tuple[int, int]
 
@@ -48,64 +46,54 @@ def level_list(name: str, values: Any, levels: int | None = None) -> list[Any]:
     return list(values)
 
 
-class ResultCache:
-    """Keeps the last results of pure functions that give one tensor each.
+def stride_list(strides: Any) -> list[tuple[Any, Any]]:
+    """The (x, y) strides of every level.
 
-    A result comes back as long as nobody wrote into it: the version counter that autograd keeps
-    tells, also of writes through views. (Writes through ``.data`` or NumPy escape it.) Nothing
-    is kept or given back where that could be wrong: while a compiler or a dispatch mode records,
-    and while a CUDA graph is captured, whose replay must not depend on memory that may be freed.
-
-    Args:
-        size: results kept; the one used longest ago goes first.
+    Raises:
+        ValueError: no list with one entry per level, or a stride that is not positive.
     """
+    made = [pair(stride) for stride in level_list("strides", strides)]
+    positive("strides", made)
+    return made
 
-    def __init__(self, size: int = 16) -> None:
-        self.size = size
-        self._kept: dict[Hashable, tuple[Tensor, int]] = {}
-        self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a copy or a pickle of a generator starts empty
-        return ResultCache, (self.size,)
+def positive(name: str, values: Any) -> None:
+    """Refuse numbers that are not positive.
 
-    def __len__(self) -> int:
-        return len(self._kept)
+    Raises:
+        ValueError: ``values``, a number, ``None`` or a nest of sequences, holds one.
+    """
+    flat = [values]
+    while flat:
+        value = flat.pop()
+        if isinstance(value, (list, tuple)):
+            flat += value
+        elif isinstance(value, (int, float)) and not value > 0:
+            raise ValueError(f"{name} must be positive, got {values!r}")
 
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._kept.clear()
 
-    def get(self, key: Hashable, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
-        """The result under ``key``, made by ``make`` if it is not there or was written into.
+def map_size(size: Sequence[int]) -> Size:
+    """(height, width) as integers.
 
-        Args:
-            key: everything that the result depends on, but for the device.
-            device: where the result lies. On a GPU a result serves the stream that it was made
-                on alone, since another one would not wait for it.
-            make: makes the result, a tensor of its own (no view).
-        """
-        if tracing() or recording():
-            return make()
-        if device.type == "cuda":
-            if torch.cuda.is_current_stream_capturing():
-                return make()
-            stream = torch.cuda.current_stream(device)
-            key = (key, stream.device_index, stream.cuda_stream)
-        else:
-            key = (key, device)
-        with self._lock:
-            kept = self._kept.pop(key, None)
-        if kept is None or kept[0]._version != kept[1]:
-            # A tensor made in inference mode has no version counter and no use in training.
-            with torch.inference_mode(False):
-                result = make()
-            kept = (result, result._version)
-        with self._lock:
-            self._kept[key] = kept
-            while len(self._kept) > self.size:
-                del self._kept[next(iter(self._kept))]
-        return kept[0]
+    Raises:
+        ValueError: no two whole numbers.
+    """
+    if len(size) != 2 or any(int(n) != n for n in size):
+        raise ValueError(f"expected (height, width) in whole cells, got {tuple(size)}")
+    return int(size[0]), int(size[1])
+
+
+def device_of(device: torch.device | str) -> torch.device:
+    """``device``, refused in one sentence where the default is asked for and there is no GPU.
+
+    Raises:
+        RuntimeError: there is no such device here.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"device={str(device)!r} (the default, as in MMDetection) needs a GPU "
+                           "and there is none here: pass device='cpu'")
+    return device
 
 
 class PriorGenerator(ABC):
@@ -133,16 +121,11 @@ class PriorGenerator(ABC):
     def num_base_priors(self) -> list[int]:
         """Priors of one cell, for every level."""
 
-    @property
-    def _results(self) -> ResultCache:
-        # Made on demand: a subclass need not call this class's constructor.
-        return self.__dict__.setdefault("_result_cache", ResultCache())
-
     def _sizes(self, featmap_sizes: Sequence[Sequence[int]]) -> list[Size]:
         if len(featmap_sizes) != self.num_levels:
             raise ValueError(f"featmap_sizes must have one (height, width) per level: got "
                              f"{len(featmap_sizes)} sizes for {self.num_levels} levels")
-        return [(int(h), int(w)) for h, w in featmap_sizes]
+        return [map_size(size) for size in featmap_sizes]
 
     def _level(self, level_idx: int) -> int:
         if not -self.num_levels <= level_idx < self.num_levels:
@@ -151,7 +134,7 @@ class PriorGenerator(ABC):
         return level_idx % self.num_levels
 
     def _valid_sizes(self, sizes: Sequence[Size], pad_shape: Sequence[int]) -> Iterator[Size]:
-        pad_h, pad_w = int(pad_shape[0]), int(pad_shape[1])
+        pad_h, pad_w = map_size(pad_shape[:2])
         if pad_h < 0 or pad_w < 0:
             raise ValueError(f"pad_shape must not be negative, got ({pad_h}, {pad_w})")
         for (h, w), (stride_w, stride_h) in zip(sizes, self.strides):
@@ -159,12 +142,7 @@ class PriorGenerator(ABC):
 
     def _flags(self, valid: Sequence[Sequence[Size]], counts: Sequence[int], sizes: Sequence[Size],
                device: torch.device | str) -> Tensor:
-        device = torch.device(device)
-        if tracing():
-            return valid_flags(valid, counts, sizes, device=device)
-        key = ("flags", tuple(map(tuple, valid)), tuple(counts), tuple(sizes))
-        return self._results.get(
-            key, device, lambda: valid_flags(valid, counts, sizes, device=device))
+        return valid_flags(valid, counts, sizes, device=device_of(device))
 
     def valid_flags(self, featmap_sizes: Sequence[Sequence[int]], pad_shape: Sequence[int],
                     device: torch.device | str = "cuda") -> list[Tensor]:
@@ -196,7 +174,7 @@ class PriorGenerator(ABC):
             device: where the flags will lie.
 
         Returns:
-            For each level [B, height * width * priors of a cell] bool, views of one buffer.
+            For each level [B, height * width * priors of a cell] bool.
 
         Raises:
             ValueError: the number of sizes is not the number of levels, or a size is negative.
@@ -208,9 +186,7 @@ class PriorGenerator(ABC):
 
     def _single_level_valid_flags(self, featmap_size: Sequence[int], valid_size: Sequence[int],
                                   count: int, device: torch.device | str) -> Tensor:
-        (h, w), (valid_h, valid_w) = featmap_size, valid_size
-        return self._flags([((int(valid_h), int(valid_w)),)], [count], [(int(h), int(w))],
-                           device)[0]
+        return self._flags([(map_size(valid_size),)], [count], [map_size(featmap_size)], device)[0]
 
 
 def _cells(pixels: int, stride: Any) -> int:

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdet.kernels.dispatch import tracing
-from fastdet.kernels.grid_priors import grid_points, level_rows, split_levels
+from fastdet.kernels.grid_priors import check_rows, grid_points, level_rows, split_levels
 from fastdet.kernels.valid_flags import valid_flags
 
-from .base import PriorGenerator, level_list, pair
+from .base import PriorGenerator, device_of, map_size, positive, stride_list
 from .builder import PRIOR_GENERATORS
 
 __all__ = ["MlvlPointGenerator", "PointGenerator"]
@@ -35,11 +34,11 @@ class PointGenerator:
             [height * width, 3] float32: x and y in pixels, and the stride; ordered by y, x.
 
         Raises:
-            ValueError: a size is negative.
+            ValueError: a size is negative, or the stride is not positive.
         """
-        h, w = featmap_size
-        return grid_points([(int(h), int(w))], [(stride, stride)], 0., stride_columns=1,
-                           device=device)
+        positive("stride", stride)
+        return grid_points([map_size(featmap_size)], [(stride, stride)], 0., stride_columns=1,
+                           device=device_of(device))
 
     def valid_flags(self, featmap_size: Sequence[int], valid_size: Sequence[int],
                     device: torch.device | str = "cuda") -> Tensor:
@@ -56,17 +55,16 @@ class PointGenerator:
         Raises:
             ValueError: the valid part is larger than the feature map, or a size is negative.
         """
-        (h, w), (valid_h, valid_w) = featmap_size, valid_size
-        return valid_flags([[(int(valid_h), int(valid_w))]], [1], [(int(h), int(w))],
-                           device=device)[0]
+        return valid_flags([[map_size(valid_size)]], [1], [map_size(featmap_size)],
+                           device=device_of(device))[0]
 
 
 @PRIOR_GENERATORS.register_module()
 class MlvlPointGenerator(PriorGenerator):
     """A point at every cell of every level, for point-based detectors (FCOS, arXiv 1904.01355).
 
-    On a GPU :meth:`grid_priors` writes all levels with one kernel launch. It returns views of a
-    buffer that is kept and handed out again for the same sizes until somebody writes into it.
+    On a GPU :meth:`grid_priors` writes all levels with one kernel launch. What it returns is the
+    caller's own.
 
     Args:
         strides: pixels between neighbouring cells, for every level: a number or (x, y).
@@ -76,7 +74,7 @@ class MlvlPointGenerator(PriorGenerator):
     _shown = ("strides", "offset", "num_levels")
 
     def __init__(self, strides: Sequence[Any], offset: float = 0.5) -> None:
-        self.strides = [pair(stride) for stride in level_list("strides", strides)]
+        self.strides = stride_list(strides)
         self.offset = offset
 
     @property
@@ -124,23 +122,13 @@ class MlvlPointGenerator(PriorGenerator):
         Raises:
             ValueError: there is no such level, or a size is negative.
         """
-        h, w = featmap_size
         stride = self.strides[self._level(level_idx)]
-        return self._grid([(int(h), int(w))], [stride], dtype, device, with_stride)[0]
+        return self._grid([map_size(featmap_size)], [stride], dtype, device, with_stride)[0]
 
     def _grid(self, sizes: list[tuple[int, int]], strides: list[tuple[Any, Any]],
               dtype: torch.dtype, device: torch.device | str, with_stride: bool) -> list[Tensor]:
-        device = torch.device(device)
-
-        def make() -> Tensor:
-            return grid_points(sizes, strides, self.offset, dtype=dtype, device=device,
-                               stride_columns=2 if with_stride else 0)
-
-        if tracing():
-            flat = make()
-        else:
-            key = ("points", tuple(sizes), tuple(strides), self.offset, dtype, bool(with_stride))
-            flat = self._results.get(key, device, make)
+        flat = grid_points(sizes, strides, self.offset, dtype=dtype, device=device_of(device),
+                           stride_columns=2 if with_stride else 0)
         return split_levels(flat, level_rows(sizes, [1] * len(sizes)))
 
     def sparse_priors(self, prior_idxs: Tensor, featmap_size: Sequence[int], level_idx: int,
@@ -159,12 +147,13 @@ class MlvlPointGenerator(PriorGenerator):
             [K, 2] points (x, y) in pixels.
 
         Raises:
-            ValueError: there is no such level.
+            ValueError: there is no such level, or (on a CPU) no such row.
         """
-        (h, w), (stride_w, stride_h) = featmap_size, self.strides[self._level(level_idx)]
+        (h, w), (stride_w, stride_h) = map_size(featmap_size), self.strides[self._level(level_idx)]
+        check_rows(prior_idxs, h * w)
         x = (prior_idxs % w + self.offset) * stride_w
         y = (prior_idxs // w % h + self.offset) * stride_h
-        return torch.stack([x, y], 1).to(device, dtype)
+        return torch.stack([x, y], 1).to(device_of(device), dtype)
 
     def single_level_valid_flags(self, featmap_size: Sequence[int], valid_size: Sequence[int],
                                  device: torch.device | str = "cuda") -> Tensor:

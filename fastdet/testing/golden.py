@@ -1,33 +1,43 @@
 """Golden records: what MMDetection 2.26.0 computed, and how to compute it again.
 
-A record (``tests/golden/*.json.gz``) holds a component's constructor arguments, the names and
-shapes of its state dict, and samples of the outputs and gradients that MMDetection had, in float64
-on a CPU, for weights and inputs drawn by name with NumPy's Mersenne Twister. :func:`run` builds
-the component of the same name in fastdet and computes the same; :func:`mismatches` compares.
+A record (``tests/golden/*.json.gz`` in the repository) holds a component's constructor arguments,
+the names and shapes of its state dict, and samples of the outputs and gradients that MMDetection
+had, in float64 on a CPU, for weights and inputs drawn by name with NumPy's Mersenne Twister.
+:func:`run` builds the component of the same name in fastdet and computes the same;
+:func:`mismatches` compares.
 """
+
+from __future__ import annotations
 
 import gzip
 import importlib
 import json
 import math
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-FOLDER = Path(__file__).parents[1] / "golden"
+__all__ = ["NOISE", "PICKS", "compare", "decode", "draw", "error", "fill", "load", "mismatches",
+           "moments", "records", "resolve", "run", "sample", "tensors"]
+
+Case = dict[str, Any]
 
 #: Samples per tensor that the records keep: of outputs, input gradients, parameter gradients.
 PICKS = {"outputs": 48, "input_grads": 24, "param_grads": 4, "results": 400}
 
 
-def records(pattern="*"):
-    """Paths of the records whose file name matches ``pattern``."""
-    return sorted(FOLDER.glob(f"{pattern}.json.gz"))
+def records(folder: Path, pattern: str = "*") -> list[Path]:
+    """Paths of the records of ``folder`` whose file name matches ``pattern``."""
+    return sorted(folder.glob(f"{pattern}.json.gz"))
 
 
-def load(path):
+def load(path: Path) -> Case:
+    """A record."""
     return json.loads(gzip.decompress(path.read_bytes()))
 
 
@@ -37,7 +47,7 @@ NOISE = 1e-14
 
 
 # ------------------------------------------------------------------ the recipe of the values
-def draw(name, shape, kind="normal"):
+def draw(name: str, shape: Sequence[int], kind: str = "normal") -> Tensor:
     """The float64 tensor that the recipe draws under ``name``."""
     random = np.random.RandomState(zlib.crc32(name.encode()))
     if kind == "normal":
@@ -52,7 +62,7 @@ def draw(name, shape, kind="normal"):
 
 
 @torch.no_grad()
-def fill(module):
+def fill(module: nn.Module) -> None:
     """Give every floating entry of the state dict the value that is drawn under its name."""
     for name, entry in module.state_dict().items():
         if not entry.is_floating_point():
@@ -69,7 +79,7 @@ def fill(module):
         entry.copy_(value)
 
 
-def resolve(path):
+def resolve(path: str) -> Any:
     """``'models.necks.FPN'`` to the object of that name in fastdet."""
     parts = path.split(".")
     for cut in range(len(parts) - 1, 0, -1):
@@ -83,7 +93,7 @@ def resolve(path):
     raise ImportError(f"fastdet.{path}")
 
 
-def decode(value, dtype, device):
+def decode(value: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:
     """A record's JSON to Python values and tensors."""
     if isinstance(value, list):
         return [decode(v, dtype, device) for v in value]
@@ -104,11 +114,12 @@ def decode(value, dtype, device):
         kind = getattr(torch, value["dtype"]) if "dtype" in value else dtype
         if kind == torch.bool:
             return (drawn > value.get("above", 0)).to(device)
+        assert kind is not None, "no record draws without a type"
         return (drawn if kind.is_floating_point else drawn.floor()).to(device, kind)
     return {k: decode(v, dtype, device) for k, v in value.items()}
 
 
-def tensors(value, at="out"):
+def tensors(value: Any, at: str = "out") -> Iterator[tuple[str, Tensor]]:
     """Every tensor and number in nested containers, with the name the records give it."""
     if isinstance(value, torch.Tensor):
         yield at, value
@@ -125,13 +136,14 @@ def tensors(value, at="out"):
 
 
 # ------------------------------------------------------------------ running a record
-def run(case, dtype=torch.float64, device="cpu", grad=True):
+def run(case: Case, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu",
+        grad: bool = True) -> Case:
     """Compute what a record describes: ``{part: {name: tensor}}`` and the facts of the module."""
     if case["form"] == "calls":
         return {"results": _run_calls(case, device)}
     module = resolve(case["target"])(*decode(case.get("args", []), dtype, device),
                                      **decode(case.get("kwargs", {}), dtype, device))
-    got = {"state": {k: list(v.shape) for k, v in module.state_dict().items()}}
+    got: Case = {"state": {k: list(v.shape) for k, v in module.state_dict().items()}}
     fill(module)
     module.to(device=device, dtype=dtype).train()
     got["frozen"] = sorted(k for k, p in module.named_parameters() if not p.requires_grad)
@@ -156,7 +168,7 @@ def run(case, dtype=torch.float64, device="cpu", grad=True):
     return got
 
 
-def _run_calls(case, device):
+def _run_calls(case: Case, device: torch.device | str) -> list[dict[str, Tensor]]:
     owner = None
     if "construct" in case:
         made = case["construct"]
@@ -174,7 +186,7 @@ def _run_calls(case, device):
 
 
 # ------------------------------------------------------------------ comparing with the record
-def sample(tensor, count):
+def sample(tensor: Tensor, count: int) -> np.ndarray:
     """The evenly spaced elements that a record keeps of a tensor, as float64."""
     flat = tensor.detach().cpu().reshape(-1).double()
     if flat.numel() <= 2 * count:
@@ -183,7 +195,7 @@ def sample(tensor, count):
     return flat[at].numpy()
 
 
-def error(want, tensor, count):
+def error(want: Case, tensor: Tensor, count: int) -> float:
     """Largest error of the recorded samples, as a share of the tensor's spread."""
     expected = np.array(want["values"], dtype=np.float64)
     if expected.size == 0:
@@ -196,7 +208,7 @@ def error(want, tensor, count):
     return float(np.nan_to_num(delta, nan=np.inf).max()) / spread
 
 
-def moments(tensor):
+def moments(tensor: Tensor) -> dict[str, float]:
     """The sums by which a record sees the elements that it does not keep."""
     flat = tensor.detach().cpu()
     if not flat.is_floating_point():
@@ -205,7 +217,7 @@ def moments(tensor):
     return {"mean": float(flat.mean()), "std": float(flat.std(unbiased=False))}
 
 
-def compare(part, wants, gots, tolerance):
+def compare(part: str, wants: Case, gots: dict[str, Tensor], tolerance: float) -> Iterator[str]:
     """Sentences on what differs between one part of a record and the run."""
     if set(wants) != set(gots):
         yield f"{part}: only on one side: {sorted(set(wants) ^ set(gots))[:4]}"
@@ -228,7 +240,7 @@ def compare(part, wants, gots, tolerance):
                     yield f"{part} {name}: {key} {mine!r}, MMDetection has {want[key]!r}"
 
 
-def mismatches(case, got, tolerance=1e-7):
+def mismatches(case: Case, got: Case, tolerance: float = 1e-7) -> list[str]:
     """Sentences on everything in which a run differs from its record."""
     want = case["want"]
     if case["form"] == "calls":

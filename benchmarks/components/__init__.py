@@ -1,0 +1,1 @@
+"""One file per family of components: how it is built, its peers, its entry."""

@@ -1,0 +1,18 @@
+"""ResNet-50, which has no kernel of ours: what everything else is measured beside."""
+
+from __future__ import annotations
+
+from ..entry import Entry, against_reference
+from ..maps import IMAGES
+from ..modules import make, run
+
+ENTRY = Entry(
+    name="resnet_50",
+    kind="component",
+    shapes={"800x1344_b2": IMAGES},
+    cpu={"320x480_b1": {"maps": [(1, 3, 320, 480)]}},
+    tiny={"maps": [(1, 3, 40, 64)], "depth": 18, "base_channels": 8},
+    make=make("backbone", {"type": "ResNet", "depth": 50}),
+    providers=against_reference(run),
+    dtypes=("fp32", "bf16"),
+)

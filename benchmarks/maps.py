@@ -1,0 +1,21 @@
+"""Sizes of maps that several entries are measured at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["DYHEAD_LEVELS", "IMAGES", "pyramid"]
+
+#: Two levels of a DyHead on two images of 800 x 1344.
+DYHEAD_LEVELS = {"p3_b2": {"B": 2, "C": 256, "H": 100, "W": 168},
+                 "p4_b2": {"B": 2, "C": 256, "H": 50, "W": 84}}
+
+#: Two images as a detector gets them.
+IMAGES = {"maps": [(2, 3, 800, 1344)]}
+
+
+def pyramid(height: int, width: int) -> dict[str, Any]:
+    """The five levels of RetinaNet, nine anchors a cell."""
+    strides = [(step, step) for step in (8, 16, 32, 64, 128)]
+    return {"sizes": [(-(-height // y), -(-width // x)) for x, y in strides], "strides": strides,
+            "counts": [9] * 5}

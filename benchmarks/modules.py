@@ -1,0 +1,53 @@
+"""How the entries of components build a module, run it, and give it another attention."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .entry import Inputs
+
+__all__ = ["make", "run", "swapped"]
+
+
+def make(kind: str, config: Mapping[str, Any]) -> Callable[..., Inputs]:
+    """The ``make`` of a component: its config, changed by the shape's keywords, and its maps."""
+    def make_inputs(*, dtype: torch.dtype, device: torch.device, maps: Sequence[Sequence[int]],
+                    **changes: Any) -> Inputs:
+        from fastdet.models import builder
+
+        torch.manual_seed(0)
+        model = getattr(builder, f"build_{kind}")({**config, **changes}).to(device).eval()
+        xs = [torch.randn(*shape, device=device).requires_grad_() for shape in maps]
+        return {"model": model, **{f"x{i}": x for i, x in enumerate(xs)}, "maps": len(xs),
+                "amp": None if dtype == torch.float32 else dtype}
+    return make_inputs
+
+
+def run(x: Inputs) -> Any:
+    """The module on its maps, half types as autocast."""
+    xs = [x[f"x{i}"] for i in range(x["maps"])]
+    with torch.autocast(xs[0].device.type, dtype=x["amp"], enabled=x["amp"] is not None):
+        return x["model"](xs[0] if len(xs) == 1 else xs)
+
+
+def swapped(kind: type[nn.Module], peer: type[nn.Module]) -> Callable[[Inputs], Inputs]:
+    """A ``prepare``: the same module with every ``kind`` in it as a ``peer``, a subclass.
+
+    The copy shares parameters and buffers, so its gradients are those of the module.
+    """
+    def prepare(inputs: Inputs) -> Inputs:
+        model = inputs["model"]
+        shared: dict[int, Tensor] = {
+            id(t): t for t in chain(model.parameters(), model.buffers())}
+        clone = copy.deepcopy(model, shared)
+        for module in clone.modules():
+            if type(module) is kind:
+                module.__class__ = peer
+        return {**inputs, "model": clone}
+    return prepare

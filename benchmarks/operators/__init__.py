@@ -1,0 +1,1 @@
+"""One file per operator: its inputs, its peers, its work, its entry."""

@@ -1,0 +1,5 @@
+"""Arrays, as in ``mmcv.arraymisc``."""
+
+from .quantization import dequantize, quantize
+
+__all__ = ["dequantize", "quantize"]

@@ -1,0 +1,5 @@
+"""``mmcv.device.mlu.data_parallel``."""
+
+from . import MLUDataParallel
+
+__all__ = ["MLUDataParallel"]

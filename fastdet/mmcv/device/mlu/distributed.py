@@ -1,0 +1,5 @@
+"""``mmcv.device.mlu.distributed``."""
+
+from . import MLUDistributedDataParallel
+
+__all__ = ["MLUDistributedDataParallel"]

@@ -1,0 +1,5 @@
+"""``mmcv.device.mps.data_parallel``."""
+
+from . import MPSDataParallel
+
+__all__ = ["MPSDataParallel"]

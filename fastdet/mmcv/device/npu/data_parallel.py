@@ -1,0 +1,5 @@
+"""``mmcv.device.npu.data_parallel``."""
+
+from . import NPUDataParallel
+
+__all__ = ["NPUDataParallel"]

@@ -1,0 +1,5 @@
+"""``mmcv.device.npu.distributed``."""
+
+from . import NPUDistributedDataParallel
+
+__all__ = ["NPUDistributedDataParallel"]

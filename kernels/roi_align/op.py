@@ -1,0 +1,277 @@
+"""RoIAlign: checks, dispatch, launches, autograd and registration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Reason, tracing, use_triton
+from ..launch import launch
+from .cpu import roi_align_cpu, roi_align_cpu_backward
+from .reference import Geometry, roi_align_reference, roi_geometry, roi_levels
+
+__all__ = ["can_run_roi_align", "multi_level_roi_align", "roi_align"]
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+#: The kernels take the maps as that many pointers.
+MAX_LEVELS = 5
+
+#: Pixels along each side of the tile of a map that a program of the backward owns.
+TILE = 8
+
+
+def can_run_roi_align(feats: Sequence[Tensor], rois: Tensor) -> Reason | None:
+    """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
+    for tensor in (*feats, rois):
+        if tensor.dtype not in DTYPES:
+            return f"its kernels take float32, float16 and bfloat16, not {tensor.dtype}"
+    if len(feats) > MAX_LEVELS:
+        return f"its kernels take up to {MAX_LEVELS} levels, not {len(feats)}"
+    if max(max(feat.shape[2:]) for feat in feats) >= 2**24:
+        return "its kernels count up to 2^24 pixels along a side"
+    return None
+
+
+def _is_last(feat: Tensor) -> bool:
+    """Whether a map lies channels last in memory, and not in the usual order too."""
+    return (not feat.is_contiguous()) and feat.is_contiguous(memory_format=torch.channels_last)
+
+
+def _channels(c: int, dtype: torch.dtype) -> int:
+    """Channels of a program: 128 bytes of a pixel, as many of fp32 as of the half types twice."""
+    return max(16, min(64 if dtype.itemsize == 2 else 32, 1 << (c - 1).bit_length()))
+
+
+@torch.library.custom_op("fastdet::roi_align", mutates_args=())
+def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: list[float],
+             bins_y: int, bins_x: int, sampling_ratio: int, maximum: bool, aligned: bool,
+             finest_scale: float, triton: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, its :class:`Geometry`, and where the maxima are; the last two for backward."""
+    rois = rois.to(torch.promote_types(rois.dtype, torch.float32))
+    if not triton:
+        if levels is None:
+            levels = roi_levels(rois, len(feats), finest_scale)
+        where = roi_geometry(rois, levels.to(rois.dtype), feats[0].shape[0], scales,
+                                (bins_y, bins_x), sampling_ratio, aligned)
+        out, found = roi_align_cpu(feats, where, (bins_y, bins_x), maximum)
+        return out, where.pack(), found
+    from .kernel import roi_align_fwd_kernel
+
+    n, (b, c), bins = len(rois), feats[0].shape[:2], bins_y * bins_x
+    device, dtype = rois.device, feats[0].dtype
+    out = torch.empty((n, c, bins_y, bins_x), dtype=dtype, device=device)
+    geometry = torch.empty((n, 8), dtype=torch.float32, device=device)
+    found = torch.empty((2, *out.shape) if maximum else (0,), dtype=torch.float32, device=device)
+    maps = [feat.contiguous(memory_format=torch.channels_last) for feat in feats]
+    maps += [maps[-1]] * (MAX_LEVELS - len(maps))
+    sizes = [int(s) for feat in maps for s in feat.shape[2:]]
+    factors = list(scales) + [0.0] * (MAX_LEVELS - len(scales))
+    block_c = _channels(c, dtype)
+    block_p = min(16 if maximum else 32, 1 << (bins - 1).bit_length())
+    launch(roi_align_fwd_kernel, (n * -(-bins // block_p), -(-c // block_c)), *maps,
+           rois.contiguous(), rois if levels is None else levels.float().contiguous(), out,
+           geometry, found, *sizes, *factors, float(finest_scale), n, b, c, device=device,
+           L=len(feats), PH=bins_y, PW=bins_x, SAMPLES=sampling_ratio, MAXIMUM=int(maximum),
+           ALIGNED=int(aligned), HAS_LEVELS=int(levels is not None), BLOCK_P=block_p,
+           BLOCK_C=block_c, num_warps=4)
+    return out, geometry, found
+
+
+@_forward.register_fake
+def _(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: list[float],
+      bins_y: int, bins_x: int, sampling_ratio: int, maximum: bool, aligned: bool,
+      finest_scale: float, triton: bool) -> tuple[Tensor, Tensor, Tensor]:
+    out = feats[0].new_empty(rois.shape[0], feats[0].shape[1], bins_y, bins_x)
+    dtype = torch.promote_types(rois.dtype, torch.float32)
+    return (out, rois.new_empty(rois.shape[0], 8, dtype=dtype),
+            out.new_empty((2, *out.shape) if maximum else (0,), dtype=dtype))
+
+
+@torch.library.custom_op("fastdet::roi_align_backward", mutates_args=())
+def _backward(grad: Tensor, geometry: Tensor, found: Tensor, sizes: list[int],
+              channels_last: list[bool], triton: bool) -> list[Tensor]:
+    shapes = [(sizes[i], sizes[i + 1], sizes[i + 2]) for i in range(0, len(sizes), 3)]
+    if not triton:
+        return roi_align_cpu_backward(grad, Geometry.unpack(geometry), found, shapes,
+                                      channels_last)
+    from .kernel import roi_align_bwd_kernel
+
+    (n, c, bins_y, bins_x), b = grad.shape, shapes[0][0]
+    grads = []
+    # Regions by level and image, in their own order among each other: a tile's sums have one
+    # order, and a program looks at the regions of its own map alone.
+    key, order = (geometry[:, 0] * b + geometry[:, 1]).int().sort(stable=True)
+    groups = torch.arange(len(shapes) * b + 1, dtype=torch.int32, device=grad.device)
+    starts = torch.searchsorted(key, groups, out_int32=True)
+    geometry = geometry[order]
+    grad, found = (t.flatten(-2).transpose(-1, -2).contiguous() if t.numel() else t
+                   for t in (grad, found))
+    block_c = _channels(c, grad.dtype)
+    for level, ((_, h, w), last) in enumerate(zip(shapes, channels_last)):
+        dx = torch.empty((b, c, h, w), dtype=grad.dtype, device=grad.device,
+                         memory_format=torch.channels_last if last else torch.contiguous_format)
+        tiles = -(-h // TILE) * -(-w // TILE)
+        launch(roi_align_bwd_kernel, (tiles, b, -(-c // block_c)), grad, geometry, order, found,
+               starts, dx, h, w, c, level * b, n, *dx.stride(), device=grad.device,
+               PH=bins_y, PW=bins_x, MAXIMUM=int(found.numel() > 0), TILE=TILE, BLOCK_N=32,
+               BLOCK_C=block_c, num_warps=4)
+        grads.append(dx)
+    return grads
+
+
+@_backward.register_fake
+def _(grad: Tensor, geometry: Tensor, found: Tensor, sizes: list[int], channels_last: list[bool],
+      triton: bool) -> list[Tensor]:
+    return [torch.empty((sizes[3 * i], grad.shape[1], sizes[3 * i + 1], sizes[3 * i + 2]),
+                        dtype=grad.dtype, device=grad.device,
+                        memory_format=torch.channels_last if last else torch.contiguous_format)
+            for i, last in enumerate(channels_last)]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    feats = inputs[0]
+    ctx.save_for_backward(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.sizes = [s for feat in feats for s in (feat.shape[0], *feat.shape[2:])]
+    ctx.channels_last = [_is_last(feat) for feat in feats]
+    ctx.triton = inputs[-1]
+
+
+def _autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    grads: list[Tensor | None] = [None] * len(ctx.channels_last)
+    if grad is not None:
+        geometry, found = ctx.saved_tensors
+        grads = _backward(grad, geometry, found, ctx.sizes, ctx.channels_last, ctx.triton)
+    return (grads, *[None] * 10)
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+        raise ValueError(f"{name}: output_size must be one or two positive integers, got {size!r}")
+    return pair[0], pair[1]
+
+
+def _check(name: str, feats: Sequence[Tensor], rois: Tensor, sampling_ratio: int, pool_mode: str
+           ) -> None:
+    first = feats[0]
+    for feat in feats:
+        if feat.dim() != 4 or not feat.is_floating_point() or 0 in feat.shape[2:]:
+            raise ValueError(f"{name}: a map must be floating-point [B, C, H, W] of at least one "
+                             f"pixel, got {feat.dtype} {list(feat.shape)}")
+        if feat.shape[:2] != first.shape[:2] or feat.dtype != first.dtype or \
+                feat.device != first.device:
+            raise ValueError(f"{name}: all maps must have the images, channels, type and device "
+                             f"of the first, {list(first.shape[:2])} {first.dtype} "
+                             f"{first.device}, got {list(feat.shape[:2])} {feat.dtype} "
+                             f"{feat.device}")
+    if rois.dim() != 2 or rois.shape[1] != 5 or not rois.is_floating_point() or \
+            rois.device != first.device:
+        raise ValueError(f"{name}: rois must be floating-point [N, 5] (image, x1, y1, x2, y2) on "
+                         f"{first.device}, got {rois.dtype} {list(rois.shape)} on {rois.device}")
+    if pool_mode not in ("avg", "max"):
+        raise ValueError(f"{name}: pool_mode must be 'avg' or 'max', got {pool_mode!r}")
+    if sampling_ratio < 0:
+        raise ValueError(f"{name}: sampling_ratio must not be negative, got {sampling_ratio}")
+    if rois.device.type == "cpu" and not tracing() and len(rois):
+        images = rois[:, 0]
+        wrong = ~((images >= 0) & (images < first.shape[0]))
+        if wrong.any():
+            raise ValueError(f"{name}: image {images[wrong][0].item():g} of a region is not one "
+                             f"of the {first.shape[0]} of the maps")
+
+
+def multi_level_roi_align(
+        feats: Sequence[Tensor], rois: Tensor, output_size: int | Sequence[int],
+        spatial_scales: Sequence[float], sampling_ratio: int = 0, pool_mode: str = "avg",
+        aligned: bool = True, finest_scale: float = 56, levels: Tensor | None = None) -> Tensor:
+    """RoIAlign over a pyramid, each region on the level that fits its size (FPN, arXiv 1612.03144).
+
+    A region of area A reads level ``floor(log2(sqrt(A) / finest_scale + 1e-6))``, clamped to those
+    that there are. All levels run at once, and nothing waits for the device; in turn, on a GPU a
+    region of an image that is not there gives what a region without samples does, instead of an
+    error. Gradients, too, are bit for bit the same in each run.
+
+    Args:
+        feats: maps ``[B, C, H_l, W_l]``, the finest first; channels last is read as it lies.
+        rois: ``[N, 5]``: image, x1, y1, x2, y2 in pixels of the image. They get no gradient.
+            Coordinates are in float32 at least; a region with one that is NaN, or more than 2^29
+            pixels from the origin, takes no samples.
+        output_size: bins along y and x.
+        spatial_scales: pixels of each map in a pixel of the image, ``1 / stride``.
+        sampling_ratio: samples along each axis of a bin; 0 takes one for each begun pixel.
+        pool_mode: ``'avg'`` or ``'max'`` of the samples.
+        aligned: shift by half a pixel, as the centres of pixels lie, and let regions be smaller
+            than a pixel.
+        finest_scale: see above.
+        levels: ``[N]``, a level for each region instead; one that is not there takes no samples.
+
+    Returns:
+        ``[N, C, *output_size]`` of the type of the maps. A sample more than a pixel outside the
+        map is zero. A region without samples gives zeros, under ``'max'`` mmcv's -10000.
+
+    Raises:
+        ValueError: a shape, type or device is not as above; on a CPU, an image that is not there.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+
+    Source: Mask R-CNN, https://arxiv.org/abs/1703.06870
+    """
+    return _run("multi_level_roi_align", feats, rois, output_size, spatial_scales, sampling_ratio,
+                pool_mode, aligned, finest_scale, levels)
+
+
+def roi_align(input: Tensor, rois: Tensor, output_size: int | Sequence[int],
+              spatial_scale: float = 1.0, sampling_ratio: int = 0, pool_mode: str = "avg",
+              aligned: bool = True) -> Tensor:
+    """RoIAlign over one map: :func:`multi_level_roi_align` of a single level.
+
+    Args:
+        input: ``[B, C, H, W]``.
+        rois: ``[N, 5]``: image, x1, y1, x2, y2.
+        output_size: bins along y and x.
+        spatial_scale: pixels of the map in a pixel of the boxes.
+        sampling_ratio: samples along each axis of a bin; 0 takes one for each begun pixel.
+        pool_mode: ``'avg'`` or ``'max'`` of the samples.
+        aligned: shift by half a pixel, and let regions be smaller than a pixel.
+
+    Returns:
+        ``[N, C, *output_size]``.
+
+    Raises:
+        ValueError: a shape, type or device is not as above; on a CPU, an image that is not there.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+    """
+    levels = torch.zeros(rois.shape[:1], device=rois.device)
+    return _run("roi_align", [input], rois, output_size, [spatial_scale], sampling_ratio,
+                pool_mode, aligned, 1.0, levels)
+
+
+def _run(name: str, feats: Sequence[Tensor], rois: Tensor, output_size: int | Sequence[int],
+         spatial_scales: Sequence[float], sampling_ratio: int, pool_mode: str, aligned: bool,
+         finest_scale: float, levels: Tensor | None) -> Tensor:
+    feats, scales = list(feats), [float(s) for s in spatial_scales]
+    if not feats or len(scales) != len(feats):
+        raise ValueError(f"{name}: expected one spatial scale for each of one map or more, got "
+                         f"{len(scales)} for {len(feats)} maps")
+    _check(name, feats, rois, sampling_ratio, pool_mode)
+    bins = _pair(name, output_size)
+    if levels is not None and levels.shape != rois.shape[:1]:
+        raise ValueError(f"{name}: levels must be [{len(rois)}], one for each region, got "
+                         f"{list(levels.shape)}")
+    if not (finest_scale > 0 and all(s > 0 and math.isfinite(s) for s in scales)):
+        raise ValueError(f"{name}: scales must be positive, got finest_scale={finest_scale}, "
+                         f"spatial_scales={scales}")
+    triton = use_triton("roi_align", rois.device, can_run_roi_align(feats, rois))
+    if not triton and rois.device.type != "cpu":
+        return roi_align_reference(feats, rois, bins, scales, sampling_ratio, pool_mode, aligned,
+                                   finest_scale, levels)
+    return _forward(feats, rois.detach(), levels, scales, *bins, int(sampling_ratio),
+                    pool_mode == "max", bool(aligned), float(finest_scale), triton)[0]
