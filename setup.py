@@ -1,7 +1,8 @@
 """Packaging of fastdet.
 
-``kernels/`` is a top-level folder that installs as ``fastdet.kernels``. In a checkout the same
-import goes through the symlink ``fastdet/kernels``; no package called ``kernels`` is installed.
+``kernels/`` and ``benchmarks/`` are top-level folders that install as ``fastdet.kernels`` and
+``fastdet.benchmarks``. In a checkout the same imports go through the symlinks ``fastdet/kernels``
+and ``fastdet/benchmarks``; no package called ``kernels`` or ``benchmarks`` is installed.
 """
 
 import re
@@ -17,9 +18,12 @@ YAML = ["pyyaml>=6"]  # for configs in YAML
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI, *YAML]
 BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
 
+LINKED = ("kernels", "benchmarks")
+
 packages = find_packages(include=["fastdet", "fastdet.*"],
-                         exclude=["fastdet.kernels", "fastdet.kernels.*"])
-packages += ["fastdet.kernels"] + [f"fastdet.kernels.{p}" for p in find_packages("kernels")]
+                         exclude=[f"fastdet.{p}{rest}" for p in LINKED for rest in ("", ".*")])
+for folder in LINKED:
+    packages += [f"fastdet.{folder}", *(f"fastdet.{folder}.{p}" for p in find_packages(folder))]
 
 setup(
     name="fastdet",
@@ -31,12 +35,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=packages,
-    package_dir={"fastdet.kernels": "kernels"},
+    package_dir={f"fastdet.{folder}": folder for folder in LINKED},
     package_data={"fastdet": ["py.typed"], "fastdet.kernels": ["*/README.md"]},
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.7",
         "numpy>=1.24",
-        "triton>=3.2; platform_system == 'Linux'",
+        "triton>=3.3; platform_system == 'Linux'",
     ],
     extras_require={
         "cli": CLI,

@@ -5,7 +5,15 @@ Importing this package registers the convolutions ``DCN``, ``DCNv2`` and ``SAC``
 """
 
 from .carafe import CARAFE, CARAFENaive, CARAFEPack, carafe, carafe_naive
+from .corner_pool import CornerPool
 from .deform_conv import DeformConv2d, DeformConv2dPack, deform_conv2d
+from .deform_roi_pool import (
+    DeformRoIPool,
+    DeformRoIPoolPack,
+    ModulatedDeformRoIPoolPack,
+    deform_roi_pool,
+)
+from .masked_conv import MaskedConv2d, masked_conv2d
 from .merge_cells import BaseMergeCell, ConcatCell, GlobalPoolingCell, SumCell
 from .modulated_deform_conv import (
     ModulatedDeformConv2d,
@@ -17,6 +25,9 @@ from .multi_scale_deform_attn import (
     MultiScaleDeformableAttnFunction,
     multi_scale_deformable_attn_pytorch,
 )
+from .point_sample import SimpleRoIAlign, point_sample, rel_roi_point_to_rel_img_point
+from .roi_align import RoIAlign, multi_level_roi_align, roi_align
+from .roi_pool import RoIPool, roi_pool
 from .saconv import SAConv2d
 
 __all__ = [
@@ -24,5 +35,9 @@ __all__ = [
     "SumCell", "carafe", "carafe_naive",
     "DeformConv2d", "DeformConv2dPack", "ModulatedDeformConv2d", "ModulatedDeformConv2dPack",
     "MultiScaleDeformableAttention", "MultiScaleDeformableAttnFunction", "SAConv2d",
+    "CornerPool", "DeformRoIPool", "DeformRoIPoolPack", "MaskedConv2d",
+    "ModulatedDeformRoIPoolPack", "RoIAlign", "RoIPool", "SimpleRoIAlign", "deform_roi_pool",
+    "masked_conv2d", "multi_level_roi_align", "point_sample", "rel_roi_point_to_rel_img_point",
+    "roi_align", "roi_pool",
     "deform_conv2d", "modulated_deform_conv2d", "multi_scale_deformable_attn_pytorch",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import launch
-from .levels import level_table
+from ..pyramid import level_table
 from .reference import multi_scale_deformable_attention_reference
 
 __all__ = ["can_run_multi_scale_deformable_attention", "multi_scale_deformable_attention"]

@@ -1,7 +1,7 @@
 """Triton kernels of RoIAlign over a pyramid, forward and backward.
 
-Maps are [B, H_l, W_l, C], channels last; rois [N, 5] (image, x1, y1, x2, y2). A region's geometry is
-[N, 8]: level (-1: takes no samples) and image, then start, size of a bin and samples of a bin
+Maps are [B, H_l, W_l, C], channels last; rois [N, 5] (image, x1, y1, x2, y2). A region's geometry
+is [N, 8]: level (-1: takes no samples) and image, then start, size of a bin and samples of a bin
 along y and along x. out is [N, C, PH, PW]; grad and found in the backward are [N, PH PW, C] and
 [2, N, PH PW, C].
 """
@@ -308,9 +308,9 @@ def roi_align_bwd_kernel(
         first = tl.min(tl.where(meets, rows, end), 0)
         last = tl.max(tl.where(meets, rows + 1, 0), 0)
         for row in range(first, last):
-            at = geometry_ptr + tl.cast(row, tl.int64) * 8
-            start_y, step_y, grid_y = tl.load(at + 2), tl.load(at + 3), tl.load(at + 4)
-            start_x, step_x, grid_x = tl.load(at + 5), tl.load(at + 6), tl.load(at + 7)
+            of = geometry_ptr + tl.cast(row, tl.int64) * 8
+            start_y, step_y, grid_y = tl.load(of + 2), tl.load(of + 3), tl.load(of + 4)
+            start_x, step_x, grid_x = tl.load(of + 5), tl.load(of + 6), tl.load(of + 7)
             first_y, last_y = _bins_that_meet(start_y, step_y, low_y, high_y, PH)
             first_x, last_x = _bins_that_meet(start_x, step_x, low_x, high_x, PW)
             n = tl.load(order_ptr + row)
@@ -320,8 +320,8 @@ def roi_align_bwd_kernel(
                     if MAXIMUM:
                         along_y = tl.zeros([TILE * TILE], dtype=tl.float32)
                     else:
-                        along_y = _weights(pixel_y, start_y + tl.cast(p, tl.float32) * step_y, step_y,
-                                           grid_y, H, low_y, high_y)
+                        origin_y = start_y + tl.cast(p, tl.float32) * step_y
+                        along_y = _weights(pixel_y, origin_y, step_y, grid_y, H, low_y, high_y)
                     for q in range(first_x, last_x):
                         at_bin = (n * (PH * PW) + p * PW + q) * C + offs_c
                         g = tl.load(grad_ptr + at_bin, mask=mask_c, other=0.0).to(tl.float32)
@@ -337,8 +337,9 @@ def roi_align_bwd_kernel(
                                              share[None, :], inside[None, :])
                             part += weight * g[None, :]
                         else:
-                            along_x = _weights(pixel_x, start_x + tl.cast(q, tl.float32) * step_x,
-                                               step_x, grid_x, W, low_x, high_x)
+                            origin_x = start_x + tl.cast(q, tl.float32) * step_x
+                            along_x = _weights(pixel_x, origin_x, step_x, grid_x, W, low_x,
+                                               high_x)
                             part += (along_y * along_x)[:, None] * g[None, :]
             if MAXIMUM:
                 acc += part

@@ -56,10 +56,10 @@ def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: l
     if not triton:
         if levels is None:
             levels = roi_levels(rois, len(feats), finest_scale)
-        geometry = roi_geometry(rois, levels.to(rois.dtype), feats[0].shape[0], scales,
+        where = roi_geometry(rois, levels.to(rois.dtype), feats[0].shape[0], scales,
                                 (bins_y, bins_x), sampling_ratio, aligned)
-        out, found = roi_align_cpu(feats, geometry, (bins_y, bins_x), maximum)
-        return out, geometry.pack(), found
+        out, found = roi_align_cpu(feats, where, (bins_y, bins_x), maximum)
+        return out, where.pack(), found
     from .kernel import roi_align_fwd_kernel
 
     n, (b, c), bins = len(rois), feats[0].shape[:2], bins_y * bins_x
@@ -71,7 +71,8 @@ def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: l
     maps += [maps[-1]] * (MAX_LEVELS - len(maps))
     sizes = [int(s) for feat in maps for s in feat.shape[2:]]
     factors = list(scales) + [0.0] * (MAX_LEVELS - len(scales))
-    block_c, block_p = _channels(c, dtype), min(64, 1 << (bins - 1).bit_length())
+    block_c = _channels(c, dtype)
+    block_p = min(16 if maximum else 32, 1 << (bins - 1).bit_length())
     launch(roi_align_fwd_kernel, (n * -(-bins // block_p), -(-c // block_c)), *maps,
            rois.contiguous(), rois if levels is None else levels.float().contiguous(), out,
            geometry, found, *sizes, *factors, float(finest_scale), n, b, c, device=device,

@@ -132,7 +132,7 @@ def axis_corners(where: Tensor, exists: Tensor, length: int) -> tuple[Tensor, Te
 def _bilinear(table: Tensor, row: Tensor, ys: tuple[Tensor, ...], xs: tuple[Tensor, ...],
               h: int, w: int) -> Tensor:
     """Sample one place of every bin: ``table`` [B H W, C], corners [N, PH] and [N, PW]."""
-    out = 0.0
+    out = table.new_zeros(*ys[0].shape, xs[0].shape[1], table.shape[1])
     for i, fy in ((0, 1 - ys[2]), (1, ys[2])):
         for j, fx in ((0, 1 - xs[2]), (1, xs[2])):
             y, x = ys[i][:, :, None], xs[j][:, None, :]
@@ -178,9 +178,9 @@ def roi_align_reference(feats: Sequence[Tensor], rois: Tensor, output_size: tupl
         table = feat.permute(0, 2, 3, 1).flatten(0, 2)
         row = geometry.batch[mine].long()
         y, x = (Axis(*(t[mine] for t in axis)) for axis in (geometry.y, geometry.x))
-        ys, y_is, y_all = axis_samples(y, output_size[0], h)
-        xs, x_is, x_all = axis_samples(x, output_size[1], w)
-        ys, xs = axis_corners(ys, y_is, h), axis_corners(xs, x_is, w)
+        at_y, y_is, y_all = axis_samples(y, output_size[0], h)
+        at_x, x_is, x_all = axis_samples(x, output_size[1], w)
+        ys, xs = axis_corners(at_y, y_is, h), axis_corners(at_x, x_is, w)
         shape = (len(mine), *output_size, feat.shape[1])
         best = feat.new_full(shape, lowest)
         if pool_mode == "max":  # a sample that was left out is a zero, too

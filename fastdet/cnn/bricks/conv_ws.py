@@ -114,8 +114,9 @@ class ConvAWS2d(nn.Conv2d):
         gamma, beta = prefix + "weight_gamma", prefix + "weight_beta"
         if gamma not in state_dict:
             weight = state_dict.get(prefix + "weight", self.weight)
-            with torch.no_grad():
-                std, mean = _moments(weight.to(self.weight.dtype))
-            # The caller may own the dict; torch copies it, other loaders need not.
-            state_dict = {**state_dict, gamma: std, beta: mean}
+            if weight.shape == self.weight.shape:  # else the size is reported, below
+                with torch.no_grad():
+                    std, mean = _moments(weight.to(self.weight.dtype))
+                # The caller may own the dict; torch copies it, other loaders need not.
+                state_dict = {**state_dict, gamma: std, beta: mean}
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -84,14 +84,9 @@ class _NonLocalNd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over ``x`` ``(B, C, ...)``; the shape stays."""
-        # Double precision is for comparing numbers: it keeps the layouts and the order of
-        # operations of MMDetection, down to the rounding.
-        exact = x.dtype == torch.float64
-
         def tokens(t: Tensor) -> Tensor:
             """(B, positions, channels); the fused attention needs unit channel strides."""
-            t = t.flatten(2).mT
-            return t if exact else t.contiguous()
+            return t.flatten(2).mT.contiguous()
 
         value = tokens(self.g(x))
         if self.mode == "gaussian":
@@ -103,14 +98,9 @@ class _NonLocalNd(nn.Module):
 
         if self.mode in ("gaussian", "embedded_gaussian"):
             scaled = self.use_scale and self.mode == "embedded_gaussian"
-            if exact:
-                scores = query @ key.mT
-                scores = scores / self.inter_channels**0.5 if scaled else scores
-                y = scores.softmax(-1) @ value
-            else:
-                y = F.scaled_dot_product_attention(
-                    query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1),
-                    scale=self.inter_channels**-0.5 if scaled else 1.0).squeeze(1)
+            y = F.scaled_dot_product_attention(
+                query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1),
+                scale=self.inter_channels**-0.5 if scaled else 1.0).squeeze(1)
         elif self.mode == "dot_product":
             # (q k^T) v = q (k^T v) never holds positions x positions. Half of the division on
             # either side of the sum over positions keeps fp16 in range.

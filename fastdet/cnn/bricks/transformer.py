@@ -314,6 +314,7 @@ class FFN(BaseModule):
         self.embed_dims = embed_dims
         self.feedforward_channels = feedforward_channels
         self.num_fcs = num_fcs
+        self.act_cfg = act_cfg
         self.activate = build_activation_layer(act_cfg)
         layers: list[nn.Module] = []
         channels = embed_dims
@@ -361,7 +362,9 @@ class MultiheadAttention(BaseModule):
         num_heads: number of heads.
         attn_drop: probability of the dropout of the attention weights.
         proj_drop: probability of the dropout after the output projection.
-        dropout_layer: config of a dropout of the result, before the identity is added.
+        dropout_layer: config of a dropout of the result, before the identity is added. (In mmcv the
+            default is one dict for all: the deprecated ``dropout`` of one instance changes it for
+            those built later. Here it does not.)
         init_cfg: see :class:`fastdet.runner.BaseModule`.
         batch_first: whether tensors are ``[batch, n, embed_dims]``, not ``[n, batch, embed_dims]``.
         **kwargs: further arguments of ``torch.nn.MultiheadAttention``; ``dropout``, deprecated,
@@ -427,10 +430,9 @@ class MultiheadAttention(BaseModule):
             key = key + key_pos
         if self.batch_first:
             query, key, value = (t.transpose(0, 1) for t in (query, key, value))
-        # Without weights torch takes a fused attention. Double precision is for comparing numbers:
-        # it keeps the order of operations of MMDetection, down to the rounding.
+        # Without weights torch takes a fused attention.
         out = self.attn(query, key, value, attn_mask=attn_mask, key_padding_mask=key_padding_mask,
-                        need_weights=query.dtype == torch.float64)[0]
+                        need_weights=False)[0]
         if self.batch_first:
             out = out.transpose(0, 1)
         return identity + self.dropout_layer(self.proj_drop(out))

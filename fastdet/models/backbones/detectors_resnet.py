@@ -82,7 +82,8 @@ class ResLayer(_ResLayer):
         planes: base width; the stage returns ``planes * block.expansion`` channels.
         num_blocks: number of blocks.
         stride: see :class:`fastdet.models.utils.ResLayer`, as the next three.
-        avg_down: pool before the convolution of ``downsample`` instead of striding it.
+        avg_down: pool before the convolution of ``downsample`` instead of striding it; where the
+            stride is 1 there is no pool, unlike in other ResNets.
         conv_cfg: config of the convolutions; ``None`` is ``Conv2d``.
         norm_cfg: config of the normalisations.
         downsample_first: must be true.
@@ -102,8 +103,8 @@ class ResLayer(_ResLayer):
             raise ValueError("a stage of DetectoRS downsamples in its first block, "
                              "got downsample_first=False")
         self.first_block_args = {"rfp_inplanes": rfp_inplanes}
-        super().__init__(block, inplanes, planes, num_blocks, stride, avg_down, conv_cfg, norm_cfg,
-                         **kwargs)
+        super().__init__(block, inplanes, planes, num_blocks, stride, avg_down and stride != 1,
+                         conv_cfg, norm_cfg, **kwargs)
 
 
 @BACKBONES.register_module()

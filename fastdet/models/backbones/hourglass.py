@@ -30,7 +30,8 @@ class HourglassModule(BaseModule):
         depth: number of levels, at least 1.
         stage_channels: channels of this level and of those below.
         stage_blocks: residual blocks of each level's branches.
-        norm_cfg: config of the normalisations.
+        norm_cfg: config of the normalisations of this level. The levels below have plain batch
+            norms, as in MMDetection.
         init_cfg: the initialiser's config.
         upsample_cfg: arguments of :func:`torch.nn.functional.interpolate`; the size is that of
             the other branch if there is no ``scale_factor``.
@@ -48,8 +49,7 @@ class HourglassModule(BaseModule):
         self.low1 = ResLayer(BasicBlock, channels, below, num_blocks, stride=2, norm_cfg=norm_cfg)
         self.low2: nn.Module
         if depth > 1:
-            self.low2 = HourglassModule(depth - 1, stage_channels[1:], stage_blocks[1:], norm_cfg,
-                                        upsample_cfg=upsample_cfg)
+            self.low2 = HourglassModule(depth - 1, stage_channels[1:], stage_blocks[1:])
         else:
             self.low2 = ResLayer(BasicBlock, below, below, stage_blocks[1], norm_cfg=norm_cfg)
         self.low3 = ResLayer(BasicBlock, below, channels, num_blocks, norm_cfg=norm_cfg,
@@ -75,7 +75,8 @@ class HourglassNet(BaseModule):
         stage_channels: channels of each level, the full size first.
         stage_blocks: residual blocks of each level's branches.
         feat_channel: channels of the outputs.
-        norm_cfg: config of the normalisations.
+        norm_cfg: config of the normalisations outside the hourglasses, whose own are plain batch
+            norms, as in MMDetection.
         pretrained: deprecated; a checkpoint's path or address.
         init_cfg: must be ``None``.
 
@@ -111,7 +112,7 @@ class HourglassNet(BaseModule):
             ConvModule(3, channels // 2, 7, padding=3, stride=2, norm_cfg=norm_cfg),
             ResLayer(BasicBlock, channels // 2, channels, 1, stride=2, norm_cfg=norm_cfg))
         self.hourglass_modules = nn.ModuleList(
-            HourglassModule(downsample_times, stage_channels, stage_blocks, norm_cfg)
+            HourglassModule(downsample_times, stage_channels, stage_blocks)
             for _ in range(num_stacks))
         # A ResLayer has one block at least: with one stack it is there and never runs, and
         # checkpoints hold it.

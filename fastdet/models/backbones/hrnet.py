@@ -67,6 +67,7 @@ class HRModule(BaseModule):
         self.norm_cfg = norm_cfg
         self.conv_cfg = conv_cfg
         self.with_cp = with_cp
+        self.block_init_cfg = block_init_cfg
         self.branches = ModuleList([
             ResLayer(blocks, in_channels[i], num_channels[i], num_blocks[i], conv_cfg=conv_cfg,
                      norm_cfg=norm_cfg, with_cp=with_cp, init_cfg=block_init_cfg)
@@ -130,7 +131,7 @@ class HRNet(BaseModule):
         norm_cfg: config of the normalisations.
         norm_eval: keep batch normalisation in eval mode while training.
         with_cp: recompute blocks in backward instead of keeping their activations.
-        zero_init_residual: initialise the last normalisation of each block to zero.
+        zero_init_residual: kept, without effect, as in MMDetection: no block starts at zero.
         multiscale_output: return all resolutions, not only the highest.
         pretrained: deprecated; use ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
         init_cfg: the initialiser's config. By default He initialisation of the convolutions,
@@ -177,6 +178,7 @@ class HRNet(BaseModule):
             if cfg["block"] not in self.blocks_dict:
                 raise KeyError(f"block of {name} must be one of {', '.join(self.blocks_dict)}, "
                                f"got {cfg['block']!r}")
+        self.pretrained = pretrained
         self.extra = extra
         self.conv_cfg = conv_cfg
         self.norm_cfg = norm_cfg
@@ -198,8 +200,7 @@ class HRNet(BaseModule):
         block = self.blocks_dict[self.stage1_cfg["block"]]
         planes = self.stage1_cfg["num_channels"][0]
         self.layer1 = ResLayer(block, 64, planes, self.stage1_cfg["num_blocks"][0],
-                               conv_cfg=conv_cfg, norm_cfg=norm_cfg, with_cp=with_cp,
-                               init_cfg=self._block_init_cfg(block))
+                               conv_cfg=conv_cfg, norm_cfg=norm_cfg, with_cp=with_cp)
         channels = [planes * block.expansion]
         self.stage2_cfg, self.stage3_cfg, self.stage4_cfg = (extra[name] for name in stages[1:])
         for i in (2, 3, 4):
@@ -219,12 +220,6 @@ class HRNet(BaseModule):
     def norm2(self) -> nn.Module:
         """The normalisation after the second convolution of the stem."""
         return getattr(self, self.norm2_name)
-
-    def _block_init_cfg(self, block: type[BasicBlock | Bottleneck]) -> Config | None:
-        if not self.zero_init_residual:
-            return None
-        last = "norm2" if block is BasicBlock else "norm3"
-        return {"type": "Constant", "val": 0, "override": {"name": last}}
 
     def _make_transition_layer(self, before: list[int], after: list[int]) -> nn.ModuleList:
         """What makes the inputs of a stage's branches from the maps of the stage before.
@@ -253,8 +248,7 @@ class HRNet(BaseModule):
         last = cfg["num_modules"] - 1
         modules = [HRModule(cfg["num_branches"], block, cfg["num_blocks"], in_channels,
                             cfg["num_channels"], multiscale_output or i < last,
-                            with_cp=self.with_cp, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg,
-                            block_init_cfg=self._block_init_cfg(block))
+                            with_cp=self.with_cp, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg)
                    for i in range(last + 1)]
         return Sequential(*modules), in_channels
 

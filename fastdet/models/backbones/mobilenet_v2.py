@@ -60,6 +60,7 @@ class MobileNetV2(BaseModule):
             raise ValueError(f"out_indices of MobileNetV2 must be 0 to 7, got {out_indices}")
         if not -1 <= frozen_stages <= 7:
             raise ValueError(f"frozen_stages of MobileNetV2 must be -1 to 7, got {frozen_stages}")
+        self.pretrained = pretrained
         self.widen_factor = widen_factor
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages

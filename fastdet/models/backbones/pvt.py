@@ -82,10 +82,9 @@ class MixFFN(BaseModule):
         self.embed_dims = embed_dims
         self.feedforward_channels = feedforward_channels
         self.act_cfg = act_cfg
-        self.activate = build_activation_layer(act_cfg)
         drop = nn.Dropout(ffn_drop)
         layers: list[nn.Module] = [
-            nn.Conv2d(embed_dims, feedforward_channels, 1), self.activate, drop,
+            nn.Conv2d(embed_dims, feedforward_channels, 1), build_activation_layer(act_cfg), drop,
             nn.Conv2d(feedforward_channels, embed_dims, 1), drop]
         if use_conv:
             layers.insert(1, nn.Conv2d(feedforward_channels, feedforward_channels, 3, padding=1,

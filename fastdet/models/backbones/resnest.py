@@ -76,6 +76,8 @@ class SplitAttentionConv2d(BaseModule):
         self.radix = radix
         self.groups = groups
         self.channels = channels
+        self.dcn = dcn
+        self.with_dcn = dcn is not None
         inter_channels = max(in_channels * radix // reduction_factor, 32)
         self.conv = build_conv_layer(conv_cfg if dcn is None else dcn, in_channels,
                                      channels * radix, kernel_size, stride=stride, padding=padding,

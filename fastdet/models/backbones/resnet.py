@@ -171,6 +171,9 @@ class Bottleneck(BaseModule):
                 raise ValueError(f"a plugin's position must be one of {PLUGIN_POSITIONS}, "
                                  f"got {plugin['position']!r}")
             at[plugin["position"]].append(plugin["cfg"])
+        if plugins is not None:
+            for position, cfgs in at.items():
+                setattr(self, f"{position}_plugins", cfgs)
         self.after_conv1_plugin_names = self.make_block_plugins(width, at["after_conv1"])
         self.after_conv2_plugin_names = self.make_block_plugins(width, at["after_conv2"])
         self.after_conv3_plugin_names = self.make_block_plugins(outplanes, at["after_conv3"])
@@ -328,7 +331,7 @@ class ResNet(BaseModule):
                  zero_init_residual: bool = True, pretrained: str | None = None,
                  init_cfg: Config | list[Config] | None = None) -> None:
         block, stage_blocks = self._architecture(depth)
-        default = not (pretrained or init_cfg)
+        default = pretrained is None and init_cfg is None
         super().__init__(pretrained_init_cfg(pretrained, init_cfg, [
             {"type": "Kaiming", "layer": "Conv2d"},
             {"type": "Constant", "val": 1, "layer": ["_BatchNorm", "GroupNorm"]}]))

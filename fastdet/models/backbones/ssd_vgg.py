@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -40,6 +40,10 @@ class SSDVGG(VGG, BaseModule):
         ValueError: both ``pretrained`` and ``init_cfg`` are given.
     """
 
+    #: The layers behind VGG, for each size of the image: channels, ``'S'`` for a stride of 2.
+    extra_setting: ClassVar[dict[int, tuple[int | str, ...]]] = {
+        300: (256, "S", 512, 128, "S", 256, 128, 256, 128, 256),
+        512: (256, "S", 512, 128, "S", 256, 128, "S", 256, 128, "S", 256, 128)}
     features: nn.Sequential
 
     def __init__(self, depth: int, with_last_pool: bool = False, ceil_mode: bool = True,

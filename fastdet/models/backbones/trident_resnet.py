@@ -51,8 +51,8 @@ class TridentConv(BaseModule):
         self.test_branch_idx = test_branch_idx
         self.stride = _pair(stride)
         self.kernel_size = _pair(kernel_size)
-        self.paddings = [_pair(d) for d in trident_dilations]
-        self.dilations = [_pair(d) for d in trident_dilations]
+        self.paddings = trident_dilations
+        self.dilations = trident_dilations
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))

@@ -89,13 +89,13 @@ class FPN(BaseModule):
         used = self.backbone_end_level - start_level
 
         conv: dict[str, Any] = {"conv_cfg": conv_cfg, "act_cfg": act_cfg, "inplace": False}
-        self.lateral_convs = nn.ModuleList([
-            ConvModule(c, out_channels, 1, norm_cfg=None if no_norm_on_lateral else norm_cfg,
-                       **conv)
-            for c in in_channels[start_level:self.backbone_end_level]])
-        self.fpn_convs = nn.ModuleList([
-            ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, **conv)
-            for _ in range(used)])
+        self.lateral_convs = nn.ModuleList()
+        self.fpn_convs = nn.ModuleList()
+        for c in in_channels[start_level:self.backbone_end_level]:  # in turn, as they draw weights
+            self.lateral_convs.append(ConvModule(
+                c, out_channels, 1, norm_cfg=None if no_norm_on_lateral else norm_cfg, **conv))
+            self.fpn_convs.append(ConvModule(
+                out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, **conv))
         for i in range(num_outs - used if self.add_extra_convs else 0):
             from_input = i == 0 and self.add_extra_convs == "on_input"
             self.fpn_convs.append(ConvModule(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule, build_upsample_layer, xavier_init
 from fastdet.ops import CARAFEPack
-from fastdet.runner import BaseModule
+from fastdet.runner import BaseModule, ModuleList
 
 from ..builder import NECKS
 from .levels import check_in_channels, check_num_inputs, end_of_levels
@@ -89,16 +89,17 @@ class FPN_CARAFE(BaseModule):
         conv: Config = {"norm_cfg": norm_cfg, "bias": self.with_bias, "act_cfg": act_cfg,
                         "inplace": False, "order": order}
         used = self.backbone_end_level - start_level
-        self.lateral_convs = nn.ModuleList(
+        self.relu = nn.ReLU(inplace=False)
+        self.lateral_convs = ModuleList(
             ConvModule(c, out_channels, 1, **conv)
             for c in in_channels[start_level:self.backbone_end_level])
         for i in range(num_outs - used):
             self.lateral_convs.append(ConvModule(
                 out_channels if i else in_channels[self.backbone_end_level - 1], out_channels, 3,
                 stride=2, padding=1, **conv))
-        self.fpn_convs = nn.ModuleList(
+        self.fpn_convs = ModuleList(
             ConvModule(out_channels, out_channels, 3, padding=1, **conv) for _ in range(num_outs))
-        self.upsample_modules = nn.ModuleList(
+        self.upsample_modules = ModuleList(
             self._build_upsample() for _ in range(num_outs - 1 if self.upsample else 0))
 
     def _build_upsample(self) -> nn.Module:
@@ -118,7 +119,10 @@ class FPN_CARAFE(BaseModule):
         return build_upsample_layer(self.upsample_cfg | options)
 
     def init_weights(self) -> None:
-        """Xavier's uniform draw for all convolutions, then what CARAFE wants for its own."""
+        """Xavier's uniform draw for all convolutions, then what CARAFE wants for its own.
+
+        All have drawn once before as blocks do, without effect but on torch's generator.
+        """
         super().init_weights()
         for m in self.modules():
             if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):

@@ -55,11 +55,12 @@ class PAFPN(FPN):
                          norm_cfg, act_cfg, init_cfg=init_cfg)
         conv: Config = {"padding": 1, "conv_cfg": conv_cfg, "norm_cfg": norm_cfg,
                         "act_cfg": act_cfg, "inplace": False}
-        steps = range(start_level + 1, self.backbone_end_level)
-        self.downsample_convs = nn.ModuleList(
-            ConvModule(out_channels, out_channels, 3, stride=2, **conv) for _ in steps)
-        self.pafpn_convs = nn.ModuleList(
-            ConvModule(out_channels, out_channels, 3, **conv) for _ in steps)
+        self.downsample_convs = nn.ModuleList()
+        self.pafpn_convs = nn.ModuleList()
+        for _ in range(start_level + 1, self.backbone_end_level):
+            self.downsample_convs.append(
+                ConvModule(out_channels, out_channels, 3, stride=2, **conv))
+            self.pafpn_convs.append(ConvModule(out_channels, out_channels, 3, **conv))
 
     @auto_fp16()
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

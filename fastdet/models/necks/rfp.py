@@ -103,7 +103,8 @@ class RFP(FPN):
             backbone.init_weights()  # type: ignore[operator]
         constant_init(self.rfp_weight, 0)
 
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, inputs: Sequence[Tensor]  # type: ignore[override]
+                ) -> tuple[Tensor, ...] | list[Tensor]:
         """Build the pyramid.
 
         Args:
@@ -111,17 +112,18 @@ class RFP(FPN):
                 of the backbone.
 
         Returns:
-            ``num_outs`` maps of ``out_channels``.
+            ``num_outs`` maps of ``out_channels``; as in MMDetection a tuple with ``rfp_steps=1``,
+            else a list.
 
         Raises:
             ValueError: the number of maps is not that of ``in_channels`` and one.
         """
         check_num_inputs(self, inputs, self.num_ins + 1)
         img, *maps = inputs
-        outs = super().forward(maps)
+        outs: tuple[Tensor, ...] | list[Tensor] = super().forward(maps)
         for backbone in self.rfp_modules:
             back = [outs[0], *(self.rfp_aspp(x) for x in outs[1:])]
             after = super().forward(backbone.rfp_forward(img, back))  # type: ignore[operator]
             weights = [self.rfp_weight(x).sigmoid() for x in after]
-            outs = tuple(w * new + (1 - w) * old for w, new, old in zip(weights, after, outs))
+            outs = [w * new + (1 - w) * old for w, new, old in zip(weights, after, outs)]
         return outs

@@ -56,14 +56,16 @@ class YOLOXPAFPN(BaseModule):
         conv = DepthwiseSeparableConvModule if use_depthwise else ConvModule
         steps = list(pairwise(in_channels))  # (finer, coarser)
         self.upsample = nn.Upsample(**upsample_cfg)
-        self.reduce_layers = nn.ModuleList(
-            ConvModule(coarse, fine, 1, **cfgs) for fine, coarse in reversed(steps))
-        self.top_down_blocks = nn.ModuleList(
-            CSPLayer(2 * fine, fine, **csp) for fine, _ in reversed(steps))
-        self.downsamples = nn.ModuleList(
-            conv(fine, fine, 3, stride=2, padding=1, **cfgs) for fine, _ in steps)
-        self.bottom_up_blocks = nn.ModuleList(
-            CSPLayer(2 * fine, coarse, **csp) for fine, coarse in steps)
+        self.reduce_layers = nn.ModuleList()
+        self.top_down_blocks = nn.ModuleList()
+        self.downsamples = nn.ModuleList()
+        self.bottom_up_blocks = nn.ModuleList()
+        for fine, coarse in reversed(steps):
+            self.reduce_layers.append(ConvModule(coarse, fine, 1, **cfgs))
+            self.top_down_blocks.append(CSPLayer(2 * fine, fine, **csp))
+        for fine, coarse in steps:
+            self.downsamples.append(conv(fine, fine, 3, stride=2, padding=1, **cfgs))
+            self.bottom_up_blocks.append(CSPLayer(2 * fine, coarse, **csp))
         self.out_convs = nn.ModuleList(
             ConvModule(c, out_channels, 1, **cfgs) for c in in_channels)
 

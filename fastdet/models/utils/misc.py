@@ -98,8 +98,8 @@ def pretrained_init_cfg(pretrained: str | None, init_cfg: InitCfg,
     Args:
         pretrained: a checkpoint's path or address, the deprecated spelling of
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
-        init_cfg: an initialiser's config.
-        default: what holds where neither is given.
+        init_cfg: an initialiser's config; ``[]`` and ``{}`` leave the weights as they are drawn.
+        default: what holds where both are ``None``.
 
     Raises:
         ValueError: both are given.
@@ -115,4 +115,4 @@ def pretrained_init_cfg(pretrained: str | None, init_cfg: InitCfg,
                       "init_cfg=dict(type='Pretrained', checkpoint=...)",
                       DeprecationWarning, stacklevel=3)
         return {"type": "Pretrained", "checkpoint": pretrained}
-    return init_cfg or default
+    return default if init_cfg is None else init_cfg

@@ -1,4 +1,4 @@
-"""The sizes of a pyramid's levels on the device, without waiting for it."""
+"""The levels of a feature pyramid: their sizes, and how these reach a kernel."""
 
 from __future__ import annotations
 
