@@ -74,7 +74,7 @@ def import_modules_from_strings(imports: str | list[str] | None,
         return import_modules_from_strings([imports], allow_failed_imports)[0]
     if not isinstance(imports, list):
         raise TypeError(f"custom_imports must be a list but got type {type(imports)}")
-    imported = []
+    imported: list[ModuleType | None] = []
     for name in imports:
         if not isinstance(name, str):
             raise TypeError(f"{name} is of type {type(name)} and cannot be imported.")
@@ -113,7 +113,8 @@ def tuple_cast(inputs: Iterable[Any], dst_type: type) -> tuple[Any, ...]:
 def is_seq_of(seq: Any, expected_type: type | tuple[type, ...],
               seq_type: type | None = None) -> bool:
     """Whether ``seq`` is a sequence (a ``seq_type``) whose elements all are ``expected_type``."""
-    if not isinstance(seq, Sequence if seq_type is None else seq_type):
+    kind: Any = Sequence if seq_type is None else seq_type
+    if not isinstance(seq, kind):
         return False
     return all(isinstance(item, expected_type) for item in seq)
 
@@ -158,7 +159,7 @@ def check_prerequisites(
                     "install them first.",
 ) -> Callable[..., Any]:
     """A decorator: raise RuntimeError on a call while ``checker`` misses a prerequisite."""
-    names = [prerequisites] if isinstance(prerequisites, str) else prerequisites
+    names: list[str] = [prerequisites] if isinstance(prerequisites, str) else prerequisites
 
     def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(func)
