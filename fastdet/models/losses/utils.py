@@ -34,8 +34,9 @@ def check_reduction(reduction: str) -> str:
 
 def reduce_loss(loss: Tensor, reduction: str) -> Tensor:
     """Mean or sum of all elements, or the loss as it is."""
-    check_reduction(reduction)
-    return {"none": lambda: loss, "mean": loss.mean, "sum": loss.sum}[reduction]()
+    if check_reduction(reduction) == "none":
+        return loss
+    return loss.mean() if reduction == "mean" else loss.sum()
 
 
 def weight_reduce_loss(loss: Tensor, weight: Tensor | None = None, reduction: str = "mean",
