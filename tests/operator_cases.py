@@ -17,6 +17,7 @@ from fastdet.kernels.dyrelu import dyrelu
 from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
 from fastdet.kernels.grid_priors import grid_anchors, grid_points
 from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
+from fastdet.kernels.roi_align import roi_align
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
 from fastdet.kernels.valid_flags import valid_flags
 from fastdet.kernels.window_attention import window_attention
@@ -129,6 +130,10 @@ CASES: dict[str, Case] = {
             value, LEVELS, None, places, weights),
         {"value": (2, 19, 2, 5), "places": lambda: torch.rand(2, 7, 2, 2, 3, 2) * 1.4 - 0.2,
          "weights": (2, 7, 2, 2, 3)}),
+    "roi_align": Case(
+        lambda x: roi_align(x, x.new_tensor([[0, 1.2, 0.5, 5.0, 3.5], [1, 0.0, 0.0, 2.0, 2.0],
+                                             [1, -3.0, 2.0, 9.0, 4.0]]), (2, 3)),
+        {"x": (2, 5, 5, 7)}),
     "spatial_reduction_attention": Case(
         lambda q, kv: spatial_reduction_attention(q, kv, 2),
         {"q": (2, 19, 32), "kv": (2, 7, 64)}),
