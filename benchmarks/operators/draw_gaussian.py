@@ -31,6 +31,7 @@ ENTRY = Entry(
     name="draw_gaussian",
     folder="gaussian_targets",
     shapes={"128_r20": {"H": 128, "W": 128, "x": 60, "y": 70, "radius": 20}},
+    cpu={"128_r20": {"H": 128, "W": 128, "x": 60, "y": 70, "radius": 20}},
     tiny={"H": 9, "W": 7, "x": 5, "y": 2, "radius": 3},
     make=_make,
     providers={"eager": Provider(_eager, capturable=False),

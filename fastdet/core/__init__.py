@@ -1,7 +1,9 @@
-"""What a detector needs around its network: priors, boxes, and what matches and samples them."""
+"""What a detector needs around its network: priors, boxes, masks, and what matches them."""
 
-from . import anchor, bbox
+from . import anchor, bbox, mask, utils
 from .anchor import *
 from .bbox import *
+from .mask import *
+from .utils import *
 
-__all__ = [*anchor.__all__, *bbox.__all__]
+__all__ = [*anchor.__all__, *bbox.__all__, *mask.__all__, *utils.__all__]

@@ -23,6 +23,8 @@ from .builder import (
 )
 from .necks import *  # noqa: F403
 from .necks import __all__ as _necks
+from .roi_heads import *  # noqa: F403
+from .roi_heads import __all__ as _roi_heads
 
 __all__ = [
     "BACKBONES", "NECKS", "ROI_EXTRACTORS", "SHARED_HEADS", "HEADS", "LOSSES", "DETECTORS",
@@ -32,3 +34,4 @@ __all__ = [
 ]
 __all__ += _backbones
 __all__ += _necks
+__all__ += _roi_heads

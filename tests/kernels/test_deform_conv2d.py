@@ -501,11 +501,11 @@ def test_opcheck(kernel_device, name):
     x, offset, weight, mask, bias = case.leaves()
     rest = [list(case.kwargs[k]) for k in ("stride", "padding", "dilation")]
     rest += [case.kwargs["groups"], case.kwargs["deform_groups"]]
-    torch.library.opcheck(op_module._forward, (x, offset, mask, weight, bias, *rest))
+    torch.library.opcheck(op_module._forward.traced, (x, offset, mask, weight, bias, *rest))
     last = x.detach().contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(op_module._forward, (last, offset, mask, weight, bias, *rest))
+    torch.library.opcheck(op_module._forward.traced, (last, offset, mask, weight, bias, *rest))
     x, offset, weight, mask, bias = case.tensors
     grad = torch.randn_like(case.call())
     for needs in ((True, True, True), (False, True, False), (True, False, True)):
-        torch.library.opcheck(op_module._backward,
+        torch.library.opcheck(op_module._backward.traced,
                               (grad, x, offset, mask, weight, *rest, *needs))

@@ -14,6 +14,7 @@ from fastdet.cnn import ConvModule, DepthwiseSeparableConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import BACKBONES
+from ..utils.checks import check_image, check_indices, known
 from ..utils.csp_layer import CSPLayer
 from ..utils.misc import eval_batch_norms
 
@@ -170,13 +171,9 @@ class CSPDarknet(BaseModule):
                                   "a": _SQRT5, "distribution": "uniform",
                                   "mode": "fan_in", "nonlinearity": "leaky_relu"}) -> None:
         super().__init__(init_cfg)
-        if arch not in self.arch_settings:
-            raise KeyError(f"CSPDarknet has no arch {arch!r}; "
-                           f"known are {', '.join(self.arch_settings)}")
+        known("CSPDarknet", "arch", arch, self.arch_settings)
         setting = arch_ovewrite or self.arch_settings[arch]
-        if not all(0 <= i <= len(setting) for i in out_indices):
-            raise ValueError(f"out_indices of this CSPDarknet must be 0 to {len(setting)}, "
-                             f"got {out_indices}")
+        check_indices("out_indices of this CSPDarknet", out_indices, len(setting) + 1)
         if not -1 <= frozen_stages <= len(setting):
             raise ValueError(f"frozen_stages of this CSPDarknet must be -1 to {len(setting)}, "
                              f"got {frozen_stages}")
@@ -213,6 +210,7 @@ class CSPDarknet(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images ``(N, 3, H, W)`` to the feature maps of ``out_indices``."""
+        check_image(self, x, 3)
         outs = []
         for i, name in enumerate(self.layers):
             x = getattr(self, name)(x)

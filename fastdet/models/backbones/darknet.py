@@ -11,6 +11,7 @@ from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import BACKBONES
+from ..utils.checks import check_image, check_indices, known
 from ..utils.misc import eval_batch_norms, pretrained_init_cfg
 
 __all__ = ["Darknet", "ResBlock"]
@@ -92,14 +93,10 @@ class Darknet(BaseModule):
         super().__init__(pretrained_init_cfg(pretrained, init_cfg, [
             {"type": "Kaiming", "layer": "Conv2d"},
             {"type": "Constant", "val": 1, "layer": ["_BatchNorm", "GroupNorm"]}]))
-        if depth not in self.arch_settings:
-            raise KeyError(f"Darknet has no depth {depth!r}; "
-                           f"known are {', '.join(map(str, self.arch_settings))}")
+        known("Darknet", "depth", depth, self.arch_settings)
         self.layers, self.channels = self.arch_settings[depth]
         num_stages = 1 + len(self.layers)
-        if not all(0 <= i < num_stages for i in out_indices):
-            raise ValueError(f"out_indices of Darknet must be 0 to {num_stages - 1}, "
-                             f"got {out_indices}")
+        check_indices("out_indices of Darknet", out_indices, num_stages)
         if frozen_stages > num_stages:
             raise ValueError(f"frozen_stages of Darknet must be at most {num_stages}, "
                              f"got {frozen_stages}")
@@ -141,6 +138,7 @@ class Darknet(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images ``(N, 3, H, W)`` to the feature maps of ``out_indices``."""
+        check_image(self, x, 3)
         outs = []
         for i, name in enumerate(self.cr_blocks):
             x = getattr(self, name)(x)

@@ -19,6 +19,7 @@ from fastdet.cnn.bricks.drop import DropPath
 from fastdet.runner import BaseModule, Sequential
 
 from ..builder import BACKBONES
+from ..utils.checks import check_image, check_indices, known
 from ..utils.inverted_residual import InvertedResidual
 from ..utils.make_divisible import make_divisible
 from ..utils.misc import eval_batch_norms
@@ -175,13 +176,12 @@ class EfficientNet(BaseModule):
                      {"type": "Kaiming", "layer": "Conv2d"},
                      {"type": "Constant", "layer": ["_BatchNorm", "GroupNorm"], "val": 1}]) -> None:
         super().__init__(init_cfg)
-        if arch not in self.arch_settings:
-            raise KeyError(f"EfficientNet has no arch {arch!r}; "
-                           f"known are {', '.join(self.arch_settings)}")
+        known("EfficientNet", "arch", arch, self.arch_settings)
         self.arch_setting = self.arch_settings[arch]
         self.layer_setting = model_scaling(self.layer_settings[arch[0]], self.arch_setting)
         last = len(self.layer_setting) - 1
-        if not out_indices or not all(0 <= i <= last for i in out_indices):
+        check_indices("out_indices of EfficientNet", out_indices, last + 1)
+        if not out_indices:
             raise ValueError(f"out_indices of EfficientNet must be one or more of 0 to {last}, "
                              f"got {out_indices}")
         if not 0 <= frozen_stages <= last + 1:
@@ -240,6 +240,7 @@ class EfficientNet(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images ``(N, 3, H, W)`` to the feature maps of ``out_indices``."""
+        check_image(self, x, 3)
         outs = []
         for i, layer in enumerate(self.layers):
             x = layer(x)

@@ -13,6 +13,7 @@ from fastdet.runner import BaseModule
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
+from ..utils.checks import check_image
 from ..utils.misc import pretrained_init_cfg
 from .resnet import BasicBlock
 
@@ -138,6 +139,7 @@ class HourglassNet(BaseModule):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map images ``(N, 3, H, W)`` to the output ``(N, C, H / 4, W / 4)`` of each hourglass."""
+        check_image(self, x, 3)
         x = self.stem(x)
         outs = []
         for i, (hourglass, out_conv) in enumerate(zip(self.hourglass_modules, self.out_convs)):

@@ -12,6 +12,7 @@ from fastdet.runner import BaseModule, ModuleList, Sequential
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
+from ..utils.checks import check_image, known
 from ..utils.misc import eval_batch_norms, pretrained_init_cfg
 from .resnet import BasicBlock, Bottleneck
 
@@ -175,9 +176,7 @@ class HRNet(BaseModule):
                 if len(cfg[key]) != cfg["num_branches"]:
                     raise ValueError(f"{key} of {name} must have num_branches="
                                      f"{cfg['num_branches']} entries, got {cfg[key]}")
-            if cfg["block"] not in self.blocks_dict:
-                raise KeyError(f"block of {name} must be one of {', '.join(self.blocks_dict)}, "
-                               f"got {cfg['block']!r}")
+            known(f"{name} of HRNet", "block", cfg["block"], self.blocks_dict)
         self.pretrained = pretrained
         self.extra = extra
         self.conv_cfg = conv_cfg
@@ -254,6 +253,7 @@ class HRNet(BaseModule):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map images ``(N, in_channels, H, W)`` to the maps at strides 4, 8, 16 and 32."""
+        check_image(self, x, self.conv1.in_channels)
         x = self.relu(self.norm1(self.conv1(x)))
         x = self.relu(self.norm2(self.conv2(x)))
         maps = [self.layer1(x)]

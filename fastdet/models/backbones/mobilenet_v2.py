@@ -11,6 +11,7 @@ from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import BACKBONES
+from ..utils.checks import check_image, check_indices
 from ..utils.inverted_residual import InvertedResidual
 from ..utils.make_divisible import make_divisible
 from ..utils.misc import eval_batch_norms, pretrained_init_cfg
@@ -56,8 +57,7 @@ class MobileNetV2(BaseModule):
         super().__init__(pretrained_init_cfg(pretrained, init_cfg, [
             {"type": "Kaiming", "layer": "Conv2d"},
             {"type": "Constant", "val": 1, "layer": ["_BatchNorm", "GroupNorm"]}]))
-        if not all(0 <= i <= 7 for i in out_indices):
-            raise ValueError(f"out_indices of MobileNetV2 must be 0 to 7, got {out_indices}")
+        check_indices("out_indices of MobileNetV2", out_indices, 8)
         if not -1 <= frozen_stages <= 7:
             raise ValueError(f"frozen_stages of MobileNetV2 must be -1 to 7, got {frozen_stages}")
         self.pretrained = pretrained
@@ -110,6 +110,7 @@ class MobileNetV2(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images ``(N, 3, H, W)`` to the feature maps of ``out_indices``."""
+        check_image(self, x, 3)
         x = self.conv1(x)
         outs = []
         for i, name in enumerate(self.layers):

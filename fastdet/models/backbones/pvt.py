@@ -20,6 +20,7 @@ from fastdet.cnn.bricks.transformer import MultiheadAttention, PatchEmbed
 from fastdet.cnn.weight_init import constant_init, normal_init, trunc_normal_, trunc_normal_init
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
 from fastdet.models.builder import BACKBONES
+from fastdet.models.utils.checks import check_image, check_indices
 from fastdet.models.utils.ckpt_convert import pvt_convert
 from fastdet.models.utils.misc import pretrained_init_cfg
 from fastdet.models.utils.transformer import nlc_to_nchw
@@ -162,12 +163,15 @@ class SpatialReductionAttention(MultiheadAttention):
             A tensor of the shape of ``x``.
 
         Raises:
-            ValueError: ``x`` has not ``H * W`` tokens.
+            ValueError: ``x`` has not ``H * W`` tokens, or ``H`` or ``W`` is below ``sr_ratio``.
         """
         tokens = x if self.batch_first else x.transpose(0, 1)
         _check_tokens(tokens, hw_shape)
         reduced = tokens
         if self.sr_ratio > 1:
+            if min(hw_shape) < self.sr_ratio:
+                raise ValueError(f"a map of {hw_shape[0]} x {hw_shape[1]} is smaller than "
+                                 f"sr_ratio={self.sr_ratio}; give a larger image")
             reduced = self.norm(_as_tokens(self.sr(_as_map(tokens, hw_shape))))
         attn, c = self.attn, self.embed_dims
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
@@ -347,9 +351,7 @@ class PyramidVisionTransformer(BaseModule):
                              ("mlp_ratios", mlp_ratios)):
             if len(values) != num_stages:
                 raise ValueError(f"{name} must have num_stages={num_stages} entries, got {values}")
-        if not all(0 <= i < num_stages for i in out_indices):
-            raise ValueError(f"out_indices must be 0 to {num_stages - 1} with num_stages="
-                             f"{num_stages}, got {out_indices}")
+        check_indices(f"out_indices with num_stages={num_stages}", out_indices, num_stages)
         img_size = _one_or_two("pretrain_img_size", pretrain_img_size)
         self.convert_weights = convert_weights
         self.embed_dims = embed_dims
@@ -360,6 +362,7 @@ class PyramidVisionTransformer(BaseModule):
         self.strides = strides
         self.sr_ratios = sr_ratios
         self.out_indices = out_indices
+        self.in_channels = in_channels
         self.pretrained = pretrained
 
         rates = iter(torch.linspace(0, drop_path_rate, sum(num_layers), device="cpu").tolist())
@@ -421,6 +424,7 @@ class PyramidVisionTransformer(BaseModule):
         Returns:
             One ``[B, C, h, w]`` per entry of ``out_indices``, in the order of stages.
         """
+        check_image(self, x, self.in_channels)
         outs = []
         for i, stage in enumerate(self.layers):
             patch_embed, blocks, norm = stage.children()

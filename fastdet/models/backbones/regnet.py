@@ -8,7 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from fastdet.utils.registry import UnknownTypeError
+
 from ..builder import BACKBONES
+from ..utils.checks import known
 from .resnet import ResNet
 from .resnext import Bottleneck
 
@@ -98,16 +101,15 @@ class RegNet(ResNet):
                  plugins: list[Config] | None = None, with_cp: bool = False,
                  zero_init_residual: bool = True, pretrained: str | None = None,
                  init_cfg: Config | list[Config] | None = None) -> None:
-        if isinstance(arch, str) and arch not in self.arch_settings:
-            raise KeyError(f"RegNet has no architecture {arch!r}; "
-                           f"known are {', '.join(self.arch_settings)}")
+        if isinstance(arch, str):
+            known("RegNet", "architecture", arch, self.arch_settings)
         if not isinstance(arch, (str, dict)):
             raise TypeError("arch must be the name of an architecture or a dict of its "
                             f"parameters, got {type(arch).__name__}")
         params: Config = self.arch_settings[arch] if isinstance(arch, str) else arch
         missing = {"w0", "wa", "wm", "group_w", "depth", "bot_mul"} - set(params)
         if missing:
-            raise KeyError(f"arch lacks {', '.join(sorted(missing))}: {params}")
+            raise UnknownTypeError(f"arch lacks {', '.join(sorted(missing))}: {params}")
         self.arch = params
         widths, num_stages = self.generate_regnet(params["w0"], params["wa"], params["wm"],
                                                   params["depth"])

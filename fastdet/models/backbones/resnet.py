@@ -14,6 +14,7 @@ from fastdet.runner import BaseModule
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
+from ..utils.checks import check_image, check_indices, known
 from ..utils.misc import eval_batch_norms, pretrained_init_cfg
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet", "ResNetV1d"]
@@ -341,9 +342,7 @@ class ResNet(BaseModule):
                              *((("stage_with_dcn", stage_with_dcn),) if dcn is not None else ())):
             if len(values) != num_stages:
                 raise ValueError(f"{name} must have num_stages={num_stages} entries, got {values}")
-        if not all(0 <= i < num_stages for i in out_indices):
-            raise ValueError(f"out_indices must be 0 to {num_stages - 1} with num_stages="
-                             f"{num_stages}, got {out_indices}")
+        check_indices(f"out_indices with num_stages={num_stages}", out_indices, num_stages)
         if frozen_stages > num_stages:
             raise ValueError(f"frozen_stages must be at most num_stages={num_stages}, "
                              f"got {frozen_stages}")
@@ -391,9 +390,7 @@ class ResNet(BaseModule):
 
     def _architecture(self, depth: int) -> tuple[Any, tuple[int, ...]]:
         """The block and the number of blocks of each stage."""
-        if depth not in self.arch_settings:
-            raise KeyError(f"{type(self).__name__} has no depth {depth!r}; "
-                           f"known are {', '.join(map(str, self.arch_settings))}")
+        known(type(self).__name__, "depth", depth, self.arch_settings)
         return self.arch_settings[depth]
 
     def _stage_args(self, stage_idx: int) -> Config:
@@ -481,6 +478,8 @@ class ResNet(BaseModule):
             module.requires_grad_(False)
 
     def _forward_stem(self, x: Tensor) -> Tensor:
+        first: Any = self.stem[0] if self.deep_stem else self.conv1
+        check_image(self, x, first.in_channels)
         x = self.stem(x) if self.deep_stem else self.relu(self.norm1(self.conv1(x)))
         return self.maxpool(x)
 

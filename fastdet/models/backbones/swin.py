@@ -18,6 +18,7 @@ from fastdet.cnn.bricks.drop import build_dropout
 from fastdet.cnn.bricks.transformer import FFN, PatchEmbed, PatchMerging
 from fastdet.kernels.window_attention import window_attention
 from fastdet.models.builder import BACKBONES
+from fastdet.models.utils.checks import check_image, check_indices
 from fastdet.models.utils.ckpt_convert import swin_converter
 from fastdet.models.utils.misc import pretrained_init_cfg
 from fastdet.runner import BaseModule, ModuleList, _load_checkpoint, find_state_dict
@@ -356,11 +357,10 @@ class SwinTransformer(BaseModule):
         super().__init__(init_cfg=pretrained_init_cfg(pretrained, init_cfg))
         num_stages = len(depths)
         for name, value in (("num_heads", num_heads), ("strides", strides)):
-            if len(value) < num_stages:
+            if len(value) != num_stages:
                 raise ValueError(f"{name} must have one entry for each of the {num_stages} stages "
-                                 f"of depths, got {len(value)}")
-        if not all(0 <= i < num_stages for i in out_indices):
-            raise ValueError(f"out_indices must lie in [0, {num_stages}), got {tuple(out_indices)}")
+                                 f"of depths, got {tuple(value)}")
+        check_indices("out_indices", out_indices, num_stages)
         if frozen_stages > num_stages:
             raise ValueError(f"frozen_stages must be at most {num_stages}, the number of stages, "
                              f"got {frozen_stages}")
@@ -488,6 +488,7 @@ class SwinTransformer(BaseModule):
         Returns:
             One ``[B, C, h, w]`` per entry of ``out_indices``, in the order of stages.
         """
+        check_image(self, x, self.patch_embed.projection.in_channels)  # type: ignore[arg-type]
         x, hw = self.patch_embed(x)
         if self.use_abs_pos_embed:
             embed: Tensor = self.absolute_pos_embed

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from fastdet.runner import BaseModule
+from fastdet.utils.registry import UnknownTypeError
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
@@ -205,7 +206,8 @@ class TridentResNet(ResNet):
     def _architecture(self, depth: int) -> tuple[Any, tuple[int, ...]]:
         block, stage_blocks = super()._architecture(depth)
         if block is not Bottleneck:
-            raise KeyError(f"TridentResNet has no depth {depth!r}; known are 50, 101, 152")
+            raise UnknownTypeError(f"TridentResNet has no depth {depth!r}; "
+                                   "known are 50, 101, 152")
         return block, stage_blocks
 
     def _stage_args(self, stage_idx: int) -> Config:

@@ -12,7 +12,7 @@ from fastdet.cnn import ConvModule, NonLocal2d
 from fastdet.runner import BaseModule
 
 from ..builder import NECKS
-from .levels import check_num_inputs
+from ..utils.checks import check_maps
 
 __all__ = ["BFP"]
 
@@ -80,7 +80,7 @@ class BFP(BaseModule):
         Raises:
             ValueError: the number of maps is not ``num_levels``.
         """
-        check_num_inputs(self, inputs, self.num_levels)
+        check_maps(self, inputs, [self.in_channels] * self.num_levels)
         size = inputs[self.refine_level].shape[2:]
         maps = [self._resize(x, size, shrink=i < self.refine_level)
                 for i, x in enumerate(inputs)]

@@ -11,7 +11,8 @@ from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import NECKS
-from .levels import check_in_channels, check_num_inputs
+from ..utils.checks import check_maps
+from .levels import check_in_channels
 
 __all__ = ["ChannelMapper"]
 
@@ -75,7 +76,7 @@ class ChannelMapper(BaseModule):
         Raises:
             ValueError: the number of maps is not that of ``in_channels``.
         """
-        check_num_inputs(self, inputs, len(self.convs))
+        check_maps(self, inputs, [conv.in_channels for conv in self.convs])  # type: ignore[misc]
         outs = [conv(x) for conv, x in zip(self.convs, inputs)]
         source = inputs[-1]
         for conv in self.extra_convs or ():

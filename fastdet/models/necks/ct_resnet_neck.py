@@ -13,6 +13,7 @@ from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule, auto_fp16
 
 from ..builder import NECKS
+from ..utils.checks import check_last_map
 
 __all__ = ["CTResNetNeck"]
 
@@ -89,7 +90,5 @@ class CTResNetNeck(BaseModule):
         Raises:
             TypeError: ``inputs`` is not a list or tuple.
         """
-        if not isinstance(inputs, (list, tuple)):
-            raise TypeError("CTResNetNeck takes a list or tuple of maps, "
-                            f"got {type(inputs).__name__}")
+        check_last_map(self, inputs, self.in_channel)
         return (self.deconv_layers(inputs[-1]),)

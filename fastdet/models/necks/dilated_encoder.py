@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastdet.cnn import ConvModule, caffe2_xavier_init, constant_init, is_norm, normal_init
 
 from ..builder import NECKS
+from ..utils.checks import check_last_map
 
 __all__ = ["Bottleneck", "DilatedEncoder"]
 
@@ -94,6 +95,7 @@ class DilatedEncoder(nn.Module):
         Returns:
             One map ``(N, out_channels, H, W)``.
         """
+        check_last_map(self, feature, self.in_channels)
         out = self.lateral_norm(self.lateral_conv(feature[-1]))
         out = self.fpn_norm(self.fpn_conv(out))
         return (self.dilated_encoder_blocks(out),)

@@ -12,7 +12,8 @@ from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import NECKS
-from .levels import check_in_channels, check_num_inputs, check_size, end_of_levels
+from ..utils.checks import check_maps
+from .levels import channels_of_used, check_in_channels, check_size, end_of_levels
 
 __all__ = ["FPG", "Identity", "LastConv", "Transition", "UpInterpolationConv"]
 
@@ -110,7 +111,7 @@ class LastConv(Transition):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Map the last of ``num_inputs`` maps ``(N, C, H, W)`` to ``(N, out_channels, H, W)``."""
-        check_num_inputs(self, inputs, self.num_inputs)
+        check_maps(self, inputs, [None] * self.num_inputs)
         return self.conv_out(inputs[-1])
 
 
@@ -294,7 +295,8 @@ class FPG(BaseModule):
             ValueError: the number of maps is not that of ``in_channels``, or the maps that reach
                 a node differ in size.
         """
-        check_num_inputs(self, inputs, self.num_ins)
+        check_maps(self, inputs, channels_of_used(
+            self.in_channels, self.start_level, self.backbone_end_level))
         feats = [conv(x) for conv, x in zip(
             self.lateral_convs, inputs[self.start_level:self.backbone_end_level])]
         for downsample in self.extra_downsamples:

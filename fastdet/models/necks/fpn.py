@@ -12,7 +12,8 @@ from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule, auto_fp16
 
 from ..builder import NECKS
-from .levels import check_in_channels, check_num_inputs, end_of_levels
+from ..utils.checks import check_maps
+from .levels import channels_of_used, check_in_channels, end_of_levels
 
 __all__ = ["FPN"]
 
@@ -109,7 +110,8 @@ class FPN(BaseModule):
 
     def _top_down(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The lateral maps, to each of which the coarser ones are added."""
-        check_num_inputs(self, inputs, self.num_ins)
+        check_maps(self, inputs, channels_of_used(
+            self.in_channels, self.start_level, self.backbone_end_level))
         laterals = [conv(x) for conv, x in zip(
             self.lateral_convs, inputs[self.start_level:self.backbone_end_level])]
         for i in range(len(laterals) - 1, 0, -1):

@@ -12,7 +12,8 @@ from fastdet.ops import CARAFEPack
 from fastdet.runner import BaseModule, ModuleList
 
 from ..builder import NECKS
-from .levels import check_in_channels, check_num_inputs, end_of_levels
+from ..utils.checks import check_maps
+from .levels import channels_of_used, check_in_channels, end_of_levels
 
 __all__ = ["FPN_CARAFE"]
 
@@ -160,7 +161,8 @@ class FPN_CARAFE(BaseModule):
             ValueError: the number of maps is not that of ``in_channels``, or a map is smaller
                 after upsampling than the level below it.
         """
-        check_num_inputs(self, inputs, self.num_ins)
+        check_maps(self, inputs, channels_of_used(
+            self.in_channels, self.start_level, self.backbone_end_level))
         sources = inputs[self.start_level:self.backbone_end_level]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, sources)]
         for i in range(len(laterals), self.num_outs):

@@ -14,7 +14,8 @@ from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import NECKS
-from .levels import check_in_channels, check_num_inputs, check_size
+from ..utils.checks import check_maps
+from .levels import check_in_channels, check_size
 
 __all__ = ["HRFPN"]
 
@@ -83,7 +84,7 @@ class HRFPN(BaseModule):
         Raises:
             ValueError: the number of maps is not that of ``in_channels``, or a size does not fit.
         """
-        check_num_inputs(self, inputs, self.num_ins)
+        check_maps(self, inputs, self.in_channels)
         maps = [inputs[0]]
         for i, x in enumerate(inputs[1:], 1):
             maps.append(F.interpolate(x, scale_factor=2**i, mode="bilinear"))

@@ -13,7 +13,8 @@ from fastdet.ops import ConcatCell
 from fastdet.runner import BaseModule
 
 from ..builder import NECKS
-from .levels import check_in_channels, check_num_inputs, end_of_levels
+from ..utils.checks import check_maps
+from .levels import channels_of_used, check_in_channels, end_of_levels
 
 __all__ = ["NASFCOS_FPN"]
 
@@ -115,7 +116,8 @@ class NASFCOS_FPN(BaseModule):
         Raises:
             ValueError: the number of maps is not that of ``in_channels``.
         """
-        check_num_inputs(self, inputs, self.num_ins)
+        check_maps(self, inputs, channels_of_used(
+            self.in_channels, self.start_level, self.backbone_end_level))
         feats = [conv(x) for conv, x in zip(
             self.adapt_convs, inputs[self.start_level:self.backbone_end_level])]
         for name, cell in self.fpn.items():

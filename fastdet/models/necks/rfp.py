@@ -13,8 +13,8 @@ from fastdet.cnn import constant_init, xavier_init
 from fastdet.runner import BaseModule, ModuleList
 
 from ..builder import NECKS, build_backbone
+from ..utils.checks import check_maps
 from .fpn import FPN
-from .levels import check_num_inputs
 
 __all__ = ["ASPP", "RFP"]
 
@@ -118,7 +118,7 @@ class RFP(FPN):
         Raises:
             ValueError: the number of maps is not that of ``in_channels`` and one.
         """
-        check_num_inputs(self, inputs, self.num_ins + 1)
+        check_maps(self, inputs, [None] * (self.num_ins + 1))
         img, *maps = inputs
         outs: tuple[Tensor, ...] | list[Tensor] = super().forward(maps)
         for backbone in self.rfp_modules:

@@ -12,6 +12,7 @@ from fastdet.cnn import ConvModule, DepthwiseSeparableConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import NECKS
+from ..utils.checks import check_maps
 
 __all__ = ["L2Norm", "SSDNeck"]
 
@@ -91,6 +92,7 @@ class SSDNeck(BaseModule):
             self.init_cfg = [*([given] if isinstance(given, dict) else given),
                              {"type": "Constant", "val": l2_norm_scale,
                               "override": {"name": "l2_norm"}}]
+        self._channels = list(in_channels)
         conv = DepthwiseSeparableConvModule if use_depthwise else ConvModule
         cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.extra_layers = nn.ModuleList()
@@ -110,6 +112,7 @@ class SSDNeck(BaseModule):
         Returns:
             All levels, finest first.
         """
+        check_maps(self, inputs, self._channels)
         outs = list(inputs)
         if hasattr(self, "l2_norm"):
             outs[0] = self.l2_norm(outs[0])

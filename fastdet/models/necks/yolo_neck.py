@@ -13,7 +13,8 @@ from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import NECKS
-from .levels import check_num_inputs, check_size
+from ..utils.checks import check_maps
+from .levels import check_size
 
 __all__ = ["DetectionBlock", "YOLOV3Neck"]
 
@@ -100,7 +101,7 @@ class YOLOV3Neck(BaseModule):
         Raises:
             ValueError: the number of maps is not ``num_scales``, or a size does not fit.
         """
-        check_num_inputs(self, feats, self.num_scales)
+        check_maps(self, feats, self.in_channels[::-1])
         outs = [self.detect1(feats[-1])]
         for i in range(1, self.num_scales):
             level = self.num_scales - 1 - i

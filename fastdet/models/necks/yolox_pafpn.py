@@ -13,8 +13,9 @@ from fastdet.cnn import ConvModule, DepthwiseSeparableConvModule
 from fastdet.runner import BaseModule
 
 from ..builder import NECKS
+from ..utils.checks import check_maps
 from ..utils.csp_layer import CSPLayer
-from .levels import check_num_inputs, check_size
+from .levels import check_size
 
 __all__ = ["YOLOXPAFPN"]
 
@@ -82,7 +83,7 @@ class YOLOXPAFPN(BaseModule):
         Raises:
             ValueError: the number of maps is not that of ``in_channels``, or a size does not fit.
         """
-        check_num_inputs(self, inputs, len(self.in_channels))
+        check_maps(self, inputs, self.in_channels)
         top = inputs[-1]
         reduced: list[Tensor] = []  # what each level but the finest gives down, the finest first
         for i, (reduce, block) in enumerate(zip(self.reduce_layers, self.top_down_blocks)):
