@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from fastdet.cnn import constant_init, xavier_init
 from fastdet.cnn.bricks.registry import ATTENTION
-from fastdet.kernels.dispatch import tracing
 from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
-from fastdet.kernels.multi_scale_deformable_attention.reference import (
-    multi_scale_deformable_attention_reference,
+from fastdet.kernels.multi_scale_deformable_attention.cpu import (
+    multi_scale_deformable_attention_cpu,
 )
+from fastdet.kernels.pyramid import check_fill
 from fastdet.runner import BaseModule
 from fastdet.utils.deprecation import renamed
 
@@ -38,7 +38,7 @@ def multi_scale_deformable_attn_pytorch(value: Tensor, value_spatial_shapes: Ten
         ``[bs, num_queries, num_heads * dim]``.
     """
     areas = value_spatial_shapes.prod(1)
-    return multi_scale_deformable_attention_reference(
+    return multi_scale_deformable_attention_cpu(
         value, value_spatial_shapes, areas.cumsum(0) - areas, sampling_locations,
         attention_weights)
 
@@ -178,10 +178,7 @@ class MultiScaleDeformableAttention(BaseModule):
             identity = query
         if query_pos is not None:
             query = query + query_pos
-        num_keys = value.shape[1 if self.batch_first else 0]
-        if spatial_shapes.device.type == "cpu" and not tracing() and \
-                int(spatial_shapes.prod(1).sum()) != num_keys:
-            raise ValueError(f"levels of {spatial_shapes.tolist()} do not fill the {num_keys} keys")
+        check_fill(spatial_shapes, value.shape[1 if self.batch_first else 0])
 
         # Projected as they lie in memory, transposed after: the operator takes both orders.
         samples = (self.num_heads, self.num_levels, self.num_points)

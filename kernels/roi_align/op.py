@@ -72,7 +72,7 @@ def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: l
     sizes = [int(s) for feat in maps for s in feat.shape[2:]]
     factors = list(scales) + [0.0] * (MAX_LEVELS - len(scales))
     block_c = _channels(c, dtype)
-    block_p = min(16 if maximum else 32, 1 << (bins - 1).bit_length())
+    block_p = min(32 if dtype.itemsize == 4 else 16, 1 << (bins - 1).bit_length())
     launch(roi_align_fwd_kernel, (n * -(-bins // block_p), -(-c // block_c)), *maps,
            rois.contiguous(), rois if levels is None else levels.float().contiguous(), out,
            geometry, found, *sizes, *factors, float(finest_scale), n, b, c, device=device,
