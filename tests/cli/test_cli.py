@@ -206,6 +206,54 @@ def test_the_picture_of_an_upright_photograph(cli, config, tmp_path):
     assert width > height
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, whose axes tests look at."""
+    figures = []
+
+    def save(figure, path):
+        figures.append(figure)
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(picture.Figure, "savefig", save)
+    return figures
+
+
+def visible_boxes(axes):
+    """For each drawn box whether it lies in the axes' view."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for collection in axes.collections:
+        if isinstance(collection, picture.LineCollection):
+            for box in collection.get_segments():
+                yield (box[:, 0].min() >= left and box[:, 0].max() <= right
+                       and box[:, 1].min() >= top and box[:, 1].max() <= bottom)
+
+
+@pytest.mark.parametrize(("size", "limits"), [
+    ((600, 400), "256x384"), ((30, 40), "32x48"), ((20000, 10), "800x1333"), ((10, 900), "64x96"),
+])
+def test_what_the_picture_shows(cli, config, drawn, tmp_path, size, limits):
+    path = tmp_path / "photo.png"
+    Image.new("RGB", size, (90, 120, 60)).save(path)
+    assert cli("features", "--config", config(), "--size", limits, image=path)[0] == 0
+    (figure,) = drawn
+    width, height = figure.get_size_inches()
+    assert 0.3 < width / height < 4
+    assert width < 24
+    assert height < 24
+    with_boxes = [list(visible_boxes(axes)) for axes in figure.axes]
+    with_boxes = [boxes for boxes in with_boxes if boxes]
+    assert all(map(all, with_boxes)), "an anchor is cut off"
+    assert len(with_boxes) >= 5
+    texts = [t.get_text() for axes in figure.axes for t in axes.texts]
+    cells = json.loads((tmp_path / "out" / "levels.json").read_text())["levels"]
+    single = sum(level["shape"][1:] == [1, 1] for level in cells)
+    assert texts == ["one cell:\nno map to draw"] * single
+    if limits == "256x384":
+        assert len(with_boxes) > 5, "specks are not shown enlarged"
+    assert any("drawn thicker" in t.get_text() for t in figure.texts) == (min(size) == 10)
+
+
 def test_a_config_without_neck_and_anchors(cli, config, tmp_path):
     text = "model = dict(backbone=dict(type='ResNet', depth=18, out_indices=(2, 3)))"
     assert cli("features", "--config", config(text))[0] == 0
@@ -408,7 +456,7 @@ def test_a_bad_backend_at_the_command_line():
     ("x = 1", ["no model with a backbone"]),
     ("model = dict(backbone=dict(type='ResNot', depth=18))", ["backbone", "ResNot", "ResNet"]),
     ("model = dict(backbone=dict(depth=18))", ["backbone", "type"]),
-    ("model = dict(backbone=dict(type='ResNet', depth=17))", ["backbone", "17"]),
+    ("model = dict(backbone=dict(type='ResNet', depth=17))", ["cannot be built: ResNet has no depth 17"]),
     ("model = dict(backbone=dict(type='ResNet', depth=18, out_indices=(0, 9)))", ["backbone", "9"]),
     ("model = dict(backbone=dict(type='ResNet', depth=18, deep=1))", ["backbone", "deep"]),
     (MODEL.replace("type='FPN'", "type='FPM'"), ["neck", "FPM"]),
