@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastdet.cli import verify
 from fastdet.cli.errors import CliError, first_line
+from fastdet.cli.run import add_parser as add_run
+from fastdet.cli.verify import add as add_verify
 from fastdet.version import __version__
 
 __all__ = ["main"]
@@ -81,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     features.add_argument("--list-models", action="store_true",
                           help="list the models that --model knows, and exit")
     features.set_defaults(module="features")
-
-    verify.add(commands)
+    add_run(commands)
+    add_verify(commands)
     return parser
 
 
@@ -102,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A command is imported when it is asked for: --help needs neither models nor matplotlib.
         if args.module == "env":
             from fastdet.cli.env import run
+        elif args.module == "run":
+            from fastdet.cli.run import run
         elif args.module == "verify":
             from fastdet.cli.verify import run
         else:
