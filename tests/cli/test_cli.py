@@ -306,7 +306,8 @@ INF = float("inf")
 
 
 @pytest.mark.parametrize(("checkpoint", "parts"), [
-    ({1: torch.zeros(1)}, ["keys must be strings, one is 1"]),
+    ({1: torch.zeros(1)}, ["the keys of a state dict must be", "int 1"]),
+    ({"state_dict": {1: torch.zeros(1)}}, ["the keys of a state dict must be", "int 1"]),
     ({"backbone.conv1.weight": "x"}, ["'backbone.conv1.weight' is a str, not a tensor"]),
     ({"backbone.conv1.weight": torch.full((64, 3, 7, 7), float("nan"))},
      ["holds NaN or infinity, first in 'backbone.conv1.weight'"]),
