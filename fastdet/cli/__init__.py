@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fastdet.cli import run as run_command
+from fastdet.cli import verify
 from fastdet.cli.errors import CliError, first_line
-from fastdet.cli.run import add_parser as add_run
-from fastdet.cli.verify import add as add_verify
 from fastdet.version import __version__
 
 __all__ = ["main"]
@@ -82,8 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     features.add_argument("--list-models", action="store_true",
                           help="list the models that --model knows, and exit")
     features.set_defaults(module="features")
-    add_run(commands)
-    add_verify(commands)
+
+    run_command.add(commands)
+    verify.add(commands)
     return parser
 
 

@@ -10,10 +10,10 @@ from types import TracebackType
 
 from fastdet.cli.errors import CliError
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     """Add the command ``run`` to the command line."""
     parser = commands.add_parser(
         "run", help="run a script written for MMDetection 2.x and mmcv 1.x, unedited",
