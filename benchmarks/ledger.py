@@ -25,7 +25,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,26 +112,47 @@ class _Pointer:
     def data_ptr(self) -> int:
         return int(self._address)
 
+    def ptr_range(self) -> int:  # what the AMD backend asks for
+        return 2**31 - 1
+
+
+class _Driver:
+    """Names a GPU that is not there; each target is a device of its own number, as Triton keeps
+    what it compiled by device."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def get_current_device(self) -> int:
+        return list(TARGETS.values()).index(self._target)
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget(self._target.backend, self._target.arch, self._target.warp)
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
 
 def compile_launch(launch: Any, target: Target) -> Any:
-    """Compile one recorded launch for ``target`` as Triton's JIT would on that GPU."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, make_backend
-    from triton.runtime.jit import create_function_from_signature
+    """Compile one recorded launch for ``target`` as Triton's JIT would on that GPU.
 
-    gpu = GPUTarget(target.backend, target.arch, target.warp)
-    backend = make_backend(gpu)
-    fn = launch.kernel
-    bind = create_function_from_signature(fn.signature, fn.params, backend)
+    By ``warmup``, which every Triton from 3.3 has, in front of a driver that stands for the GPU.
+    """
+    from triton.runtime import driver
+
     args = [_Pointer(a) if isinstance(a, torch.Tensor) else a for a in launch.args]
-    kwargs = {"debug": False, **launch.options}
-    with mock.patch.dict(os.environ, TRITON_DISABLE_LINE_INFO="1"):
-        bound, specialization, options = bind(*args, **kwargs)
-        options, signature, constexprs, attrs = fn._pack_args(
-            backend, kwargs, bound, specialization, options)
-        source = ASTSource(fn, signature, constexprs, attrs)
-        return triton.compile(source, target=gpu, options=options.__dict__)
+    driver.set_active(_Driver(target))
+    try:
+        with mock.patch.dict(os.environ, TRITON_DISABLE_LINE_INFO="1"):
+            return launch.kernel.warmup(*args, grid=launch.grid, **launch.options)
+    finally:
+        with suppress(RuntimeError):  # without a GPU there is no driver to go back to
+            driver.reset_active()
 
 
 # --- from a binary to facts --------------------------------------------------------------------
