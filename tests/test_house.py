@@ -40,10 +40,10 @@ ROLES = {
 AWAITED = {"levels.py", "eager.py"}
 
 #: Longer than a file may be, and about to be divided.
-TOO_LONG = {"fastdet/utils/config.py", "fastdet/cnn/bricks/transformer.py"}
+TOO_LONG = {"fastdet/utils/config.py"}
 
-#: Private names that cross packages: about to get a public home, all but mmcv's own.
-BORROWED = {"_load_checkpoint", "_load_checkpoint_with_prefix", "_renamed"}
+#: Private names that cross packages: mmcv's own, which its users import.
+BORROWED = {"_load_checkpoint", "_load_checkpoint_with_prefix"}
 
 
 def module_of(path):

@@ -12,7 +12,8 @@ from ..autograd import operator
 from ..dispatch import Reason, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import dot_precision, launch, num_sms
-from .reference import deform_conv2d_reference, output_size, result_format
+from .cpu import deform_conv2d_cpu, result_format
+from .reference import output_size
 
 __all__ = ["can_run_deform_conv2d", "deform_conv2d"]
 
@@ -410,5 +411,5 @@ def deform_conv2d(
         return _forward(x, offset, mask, weight, bias, list(stride), list(padding), list(dilation),
                         groups, deform_groups)
     with torch.autocast(x.device.type, enabled=False):
-        return deform_conv2d_reference(x, offset, mask, weight, bias, stride, padding, dilation,
-                                       groups, deform_groups)
+        return deform_conv2d_cpu(x, offset, mask, weight, bias, stride, padding, dilation, groups,
+                                 deform_groups)

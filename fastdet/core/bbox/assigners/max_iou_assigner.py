@@ -42,7 +42,7 @@ class MaxIoUAssigner(BaseAssigner):
                  min_pos_iou: float = 0.0, gt_max_assign_all: bool = True,
                  ignore_iof_thr: float = -1, ignore_wrt_candidates: bool = True,
                  match_low_quality: bool = True, gpu_assign_thr: float = -1,
-                 iou_calculator: dict[str, Any] = {"type": "BboxOverlaps2D"}  # noqa: B006
+                 iou_calculator: dict[str, Any] = {"type": "BboxOverlaps2D"}
                  ) -> None:
         self.pos_iou_thr = pos_iou_thr
         self.neg_iou_thr = neg_iou_thr
