@@ -213,7 +213,8 @@ def test_overlaps_gradcheck(mode):
     a = torch.tensor([[0, 0, 10, 9.0], [3, 4, 15, 13]], dtype=torch.float64, requires_grad=True)
     b = torch.tensor([[2, 1, 11, 12.0], [1, 2, 7, 8]], dtype=torch.float64, requires_grad=True)
     for aligned in (False, True):
-        assert torch.autograd.gradcheck(lambda x, y: bbox_overlaps(x, y, mode, aligned), (a, b))
+        assert torch.autograd.gradcheck(
+            lambda x, y, aligned=aligned: bbox_overlaps(x, y, mode, aligned), (a, b))
 
 
 def test_overlaps_of_nothing_and_nan():

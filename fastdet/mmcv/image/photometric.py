@@ -227,7 +227,7 @@ def adjust_lighting(img: np.ndarray, eigval: Any, eigvec: Any, alphastd: float =
 
 def lut_transform(img: np.ndarray, lut_table: np.ndarray) -> np.ndarray:
     """Map each value of an image in ``[0, 255]`` by a table of 256."""
-    if not (0 <= np.min(img) and np.max(img) <= 255):
+    if not (np.min(img) >= 0 and np.max(img) <= 255):
         raise ValueError(f"values must lie in [0, 255], got {np.min(img)} to {np.max(img)}")
     if lut_table.shape != (256,):
         raise ValueError(f"lut_table must have the shape (256,), got {lut_table.shape}")
