@@ -5,10 +5,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    ?= out/features
 
+# The Tritons that every kernel is compiled under beside the pinned one. CI takes the oldest that is
+# supported, whose interpreter runs kernels too, and that of today's GPU images.
+OLDEST     := 3.3.0
+CI_TRITONS := $(OLDEST) 3.6.0
+EVERY      := tests/kernels/test_every_operator.py
+TRITONS    := $(OLDEST) 3.3.1 3.4.0 3.5.0 3.5.1 3.6.0 3.7.0 3.7.1 3.8.0
+
 # Two processes of tests share the cores; more threads each would only fight over them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help demo test test-fast test-kernels bench lint ledger clean
+.PHONY: help demo test test-fast test-kernels test-tritons tritons bench lint ledger clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -19,18 +26,44 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cli]'
 	touch $@
 
-## make demo     run a Swin-T and FPN on a photograph; the picture is in out/features
-demo: $(STAMP)
-	$(BIN)/fastdet features --out $(OUT)
+# The demo needs torch and what draws; no linter, no test.
+$(VENV)/.installed-demo: setup.py constraints.txt
+	@echo "Installing fastdet and torch into $(VENV); the first time this takes minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli]'
+	@touch $@
 
-## make test     everything CI runs: lint, types, tests, kernels under the interpreter, ledger
-test: lint test-fast test-kernels
+# A Triton before the pinned one lies in a folder of its own, which goes to the front of the path,
+# with a NumPy that its interpreter knows (2.4 made an error of what Triton 3.6 does).
+.venv-triton-%/.installed: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) triton==$* numpy==2.3.5
+	touch $@
+
+compile-%: .venv-triton-%/.installed
+	PYTHONPATH=.venv-triton-$* OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compile_all
+.PRECIOUS: .venv-triton-%/.installed
+
+## make demo     run a Swin-T and FPN on a photograph; the picture is in out/features
+demo: $(VENV)/.installed-demo
+	@echo "Running a Swin-T and FPN on a photograph, twice: the second call is timed."
+	@$(BIN)/fastdet features --out $(OUT)
+
+## make test     everything CI runs: lint, types, tests, kernels under the interpreter, ledger,
+##               and kernels under older Tritons
+test: lint test-fast test-kernels test-tritons
 
 test-fast: $(STAMP)
 	$(PYTEST) -n 2 tests
 
 test-kernels: $(STAMP)
-	TRITON_INTERPRET=1 $(PYTEST) -n 2 -m kernel tests
+	TRITON_INTERPRET=1 $(PYTEST) -n 2 -m kernel tests --ignore=$(EVERY)
+
+test-tritons: $(CI_TRITONS:%=compile-%)
+	TRITON_INTERPRET=1 PYTHONPATH=.venv-triton-$(OLDEST) $(PYTEST) -n 2 $(EVERY)
+
+## make tritons  compile every kernel under every supported version of Triton
+tritons: $(TRITONS:%=compile-%) $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compile_all
 
 ## make lint     ruff and mypy
 lint: $(STAMP)
@@ -47,4 +80,4 @@ ledger: $(STAMP)
 	$(BIN)/python -m benchmarks.ledger --update
 
 clean:
-	rm -rf build dist out *.egg-info
+	rm -rf build dist out *.egg-info .venv-triton-*

@@ -1,44 +1,65 @@
 """Packaging of fastdet.
 
-``kernels/`` is a top-level folder that installs as ``fastdet.kernels``. In a checkout the same
-import goes through the symlink ``fastdet/kernels``; no package called ``kernels`` is installed.
+``kernels/`` and ``benchmarks/`` are top-level folders that install as ``fastdet.kernels`` and
+``fastdet.benchmarks``. In a checkout the same imports go through the symlinks ``fastdet/kernels``
+and ``fastdet/benchmarks``; no package called ``kernels`` or ``benchmarks`` is installed.
 """
 
 import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'"(.+)"', (HERE / "fastdet" / "version.py").read_text()).group(1)
 
 CLI = ["matplotlib>=3.7", "pillow>=9.5", "rich>=13"]
-TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI]
+YAML = ["pyyaml>=6"]  # for configs in YAML
+TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI, *YAML]
 BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
 
+LINKED = ("kernels", "benchmarks")
+
 packages = find_packages(include=["fastdet", "fastdet.*"],
-                         exclude=["fastdet.kernels", "fastdet.kernels.*"])
-packages += ["fastdet.kernels"] + [f"fastdet.kernels.{p}" for p in find_packages("kernels")]
+                         exclude=[f"fastdet.{p}{rest}" for p in LINKED for rest in ("", ".*")])
+for folder in LINKED:
+    packages += [f"fastdet.{folder}", *(f"fastdet.{folder}.{p}" for p in find_packages(folder))]
+
+
+class SourceArchive(sdist):
+    """A source archive with the links that a checkout has; setuptools leaves them out."""
+
+    def make_release_tree(self, base_dir, files):
+        super().make_release_tree(base_dir, files)
+        for folder in LINKED:
+            (Path(base_dir) / "fastdet" / folder).symlink_to(Path("..", folder))
+
+
+# Links to files of the repository lead nowhere from a package index.
+readme = re.sub(r"!?\[([^]]*)\]\((?!https?:|#)[^)]*\)", r"\1", (HERE / "README.md").read_text())
 
 setup(
     name="fastdet",
     version=VERSION,
     description="The components of MMDetection 2.x on today's PyTorch, with Triton kernels",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=readme,
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=packages,
-    package_dir={"fastdet.kernels": "kernels"},
+    cmdclass={"sdist": SourceArchive},
+    package_dir={f"fastdet.{folder}": folder for folder in LINKED},
     package_data={"fastdet": ["py.typed"], "fastdet.kernels": ["*/README.md"]},
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.7",
         "numpy>=1.24",
-        "triton>=3.2; platform_system == 'Linux'",
+        "triton>=3.3; platform_system == 'Linux'",
     ],
     extras_require={
         "cli": CLI,
+        "yaml": YAML,
         "test": TEST,
         "bench": BENCH,
         "dev": [*TEST, "ruff>=0.6", "mypy>=1.11", "pre-commit>=3.5"],

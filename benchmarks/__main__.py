@@ -2,6 +2,7 @@
 
 import sys
 
-from .runner import main
+from .suite import main
 
-sys.exit(main())
+if __name__ == "__main__":  # a process that one of ours started imports this module
+    sys.exit(main())

@@ -110,7 +110,7 @@ class _Pointer:
         self._address = 4096 + tensor.storage_offset() * tensor.element_size()
 
     def data_ptr(self) -> int:
-        return self._address
+        return int(self._address)
 
 
 def compile_launch(launch: Any, target: Target) -> Any:

@@ -60,20 +60,13 @@ def plot(rows: Sequence[Row], folder: Path) -> Path:
         The HTML page that holds the charts and the table.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    eager = {(r.op, r.dtype, r.shape, r.passes, r.mode): r.p50_us
-             for r in rows if r.provider == "eager"}
-
-    def speed(row: Row) -> float | None:
-        base = eager.get((row.op, row.dtype, row.shape, row.passes, row.mode))
-        return base / row.p50_us if base and row.p50_us else None
-
     page = []
     for op, dtype in dict.fromkeys((row.op, row.dtype) for row in rows):
         mine = [row for row in rows if (row.op, row.dtype) == (op, dtype)]
         where = f"{mine[0].device}, torch {mine[0].torch}, triton {mine[0].triton}"
         page.append(f"<h2>{html.escape(op)} {html.escape(dtype)}</h2><p>{html.escape(where)}</p>")
         for what, unit, value in (
-                ("ratio", "times eager's speed", speed),
+                ("ratio", "times eager's speed", lambda row: row.speedup),
                 ("roofline", "share of the roofline floor", lambda row: row.share_of_floor)):
             groups = _groups(mine, value)
             if groups:

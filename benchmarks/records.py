@@ -25,7 +25,11 @@ __all__ = ["KEY", "Row", "conditions", "file_name", "load", "main", "save", "sum
 
 @dataclass
 class Row:
-    """One measurement. A cell that was not measured is ``None`` and stays empty."""
+    """One measurement. A cell that was not measured is ``None`` and stays empty.
+
+    ``speedup`` is the median of eager's time over the provider's, round by round, between the ends
+    of its 95 % confidence interval.
+    """
 
     op: str
     kind: str
@@ -38,6 +42,9 @@ class Row:
     p50_us: float | None = None
     p80_us: float | None = None
     reps: int | None = None
+    speedup_low: float | None = None
+    speedup: float | None = None
+    speedup_high: float | None = None
     floor_us: float | None = None
     share_of_floor: float | None = None
     peak_bytes: int | None = None
@@ -133,19 +140,24 @@ def _time(us: float | None) -> str:
     return "" if us is None else f"{us:.1f}"
 
 
+def speedup(row: Row) -> str:
+    """How many times faster than eager, and whether that is more than noise."""
+    if row.speedup is None or row.speedup_low is None or row.speedup_high is None:
+        return ""
+    if row.provider == "eager":
+        return f"{row.speedup:.2f}"
+    noise = row.speedup_low <= 1 <= row.speedup_high
+    return f"{row.speedup:.2f}" + (" no difference" if noise else "")
+
+
 def table(rows: Iterable[Row]) -> str:
     """A readable table: median times, and how many times faster than eager each provider is."""
-    rows = list(rows)
-    eager = {tuple(getattr(r, k) for k in KEY if k != "provider"): r.p50_us
-             for r in rows if r.provider == "eager"}
     lines = [("operator", "shape", "dtype", "passes", "mode", "provider", "p50 us", "p20", "p80",
               "x eager", "of floor", "peak MB", "launches", "")]
     for r in rows:
-        base = eager.get(tuple(getattr(r, k) for k in KEY if k != "provider"))
-        ratio = f"{base / r.p50_us:.2f}" if base and r.p50_us else ""
         lines.append((
             r.op, r.shape, r.dtype, r.passes, r.mode, r.provider, _time(r.p50_us), _time(r.p20_us),
-            _time(r.p80_us), ratio, f"{r.share_of_floor:.0%}" if r.share_of_floor else "",
+            _time(r.p80_us), speedup(r), f"{r.share_of_floor:.0%}" if r.share_of_floor else "",
             "" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.0f}",
             "" if r.launches is None else str(r.launches),
             " ".join(filter(None, ["" if r.status == "ok" else r.status.upper(), r.note]))))
@@ -164,9 +176,9 @@ def summary(rows: Iterable[Row]) -> str:
     for key, by in cells.items():
         times = [f"{name} {_time(r.p50_us) or (r.status if r.status != 'ok' else '-')}"
                  for name, r in by.items()]
-        ours, eager = by.get("fastdet"), by.get("eager")
-        if ours and ours.p50_us and eager and eager.p50_us:
-            times.append(f"x{eager.p50_us / ours.p50_us:.2f}")
+        ours = by.get("fastdet")
+        if ours and ours.speedup:
+            times.append(f"x{speedup(ours)}")
         if ours and ours.share_of_floor:
             times.append(f"{ours.share_of_floor:.0%}")
         lines.append(" ".join([*key, "|", *times]))

@@ -4,11 +4,13 @@ For quick comparisons while editing (``--benchmark-compare``). Figures to quote 
 ``python -m benchmarks`` on real shapes, which checks what it times.
 """
 
+from typing import Any
+
 import pytest
 import torch
 
-from benchmarks.registry import DTYPES, ENTRIES
-from benchmarks.runner import PASSES, call
+from fastdet.benchmarks.registry import DTYPES, ENTRIES
+from fastdet.benchmarks.runner import PASSES, call
 
 CASES = [(name, provider, passes) for name, entry in ENTRIES.items()
          for provider, how in entry.providers.items() if not how.compiled
@@ -16,8 +18,9 @@ CASES = [(name, provider, passes) for name, entry in ENTRIES.items()
 
 
 @pytest.mark.parametrize(("name", "provider", "passes"), CASES)
-def test_bench(benchmark, name, provider, passes):
+def test_bench(benchmark: Any, name: str, provider: str, passes: str) -> None:
     entry = ENTRIES[name]
-    inputs = entry.make(dtype=DTYPES["fp32"], device=torch.device("cpu"), **entry.tiny)
+    how = entry.providers[provider]
+    inputs = how.prepare(entry.make(dtype=DTYPES["fp32"], device=torch.device("cpu"), **entry.tiny))
     benchmark.group = f"{name} {passes}"
-    benchmark(call, entry.providers[provider], inputs, passes)
+    benchmark(call, how, inputs, passes)

@@ -178,7 +178,10 @@ def observe(observer: Observer) -> Iterator[None]:
 
 
 def tracing() -> bool:
-    """True while calls are recorded rather than run: by a compiler, or a dispatch mode such as
-    FakeTensor's. Then operators must go through the dispatcher and no result may be kept;
-    otherwise calling a body directly saves most of what a launch-bound operator costs."""
-    return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+    """True while calls are recorded or transformed rather than run: by a compiler, by a dispatch
+    mode such as FakeTensor's, by ``torch.jit.trace`` or by ``torch.func``. Then operators must go
+    through the dispatcher and no result may be kept; otherwise calling a body directly saves most
+    of what a launch-bound operator costs."""
+    return (torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+            or torch._C._get_tracing_state() is not None
+            or torch._C._are_functorch_transforms_active())

@@ -1,13 +1,15 @@
 """The benchmarks' own machinery: entries, the refusal to time what is wrong, files and plots."""
 
+import math
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import compare, plot, records, registry, runner
+from benchmarks import apart, checks, clock, compare, plot, records, registry, runner, suite
 from benchmarks.records import Row
 from benchmarks.registry import DTYPES, ENTRIES, Entry, Provider, Work, differentiate, leaves
 
@@ -31,16 +33,30 @@ def test_providers_of_every_entry_agree(name, dtype):
 
 
 def test_compiled_providers_are_compiled():
-    seen = []
+    rows = runner.measure_compiled(ENTRIES["grid_points"], "tiny", "fp32", CPU,
+                                   replace(QUICK, compiler="aot_eager"))
+    assert [(row.provider, row.status) for row in rows] == [("compile", "ok")]
+    assert rows[0].first_call_ms > 20 * rows[0].p50_us / 1e3, "nothing was compiled"
 
-    def compiler(graph, inputs):
-        seen.append(graph)
-        return graph.forward
 
-    entry = ENTRIES["grid_points"]
-    rows = runner.measure(entry, "tiny", "fp32", CPU, replace(QUICK, compiler=compiler))
-    assert {row.provider: row.status for row in rows} == dict.fromkeys(entry.providers, "ok")
-    assert seen
+def test_a_compiler_that_fails_leaves_a_cell_that_says_so():
+    rows = runner.measure_compiled(ENTRIES["grid_points"], "tiny", "fp32", CPU,
+                                   replace(QUICK, compiler="no such compiler"))
+    assert [(row.provider, row.passes, row.status) for row in rows] == [
+        ("compile", "fwd", "error")]
+    assert "no such compiler" in rows[0].note
+    rows = runner.measure_compiled(ENTRIES["grid_points"], "tiny", "fp32", CPU, QUICK, limit=0.01)
+    assert rows[0].note == "took more than 0 s"
+
+
+def test_a_crash_in_another_process_is_an_answer():
+    assert apart.apart(math.gcd, 12, 18, limit=60) == 6
+    with pytest.raises(apart.Crashed, match="ended by SIGABRT"):
+        apart.apart(os.abort, limit=60)
+    with pytest.raises(apart.Crashed, match="took more than 1 s"):
+        apart.apart(time.sleep, 60, limit=1)
+    with pytest.raises(apart.Crashed, match="ValueError: math domain error"):
+        apart.apart(math.sqrt, -1, limit=60)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -119,14 +135,14 @@ def test_components_are_checked_as_one_pool():
                 for t in truth]
 
     eager = off(1e-3)
-    runner.check_component(torch.float32, off(1e-3), eager, truth)
-    with pytest.raises(runner.Wrong, match="all tensors"):
-        runner.check_component(torch.float32, off(3e-3), eager, truth)
-    with pytest.raises(runner.Wrong, match="shapes"):
-        runner.check_component(torch.float32, [truth[0], truth[0], truth[2]], eager, truth)
+    checks.check_component(torch.float32, off(1e-3), eager, truth)
+    with pytest.raises(checks.Wrong, match="all tensors"):
+        checks.check_component(torch.float32, off(3e-3), eager, truth)
+    with pytest.raises(checks.Wrong, match="shapes"):
+        checks.check_component(torch.float32, [truth[0], truth[0], truth[2]], eager, truth)
     wrong = [eager[0], None, 2 * eager[2]]
-    with pytest.raises(runner.Wrong, match="all tensors"):
-        runner.check_component(torch.float32, wrong, eager, truth)
+    with pytest.raises(checks.Wrong, match="all tensors"):
+        checks.check_component(torch.float32, wrong, eager, truth)
 
 
 def test_a_missing_or_extra_result_is_wrong():
@@ -155,26 +171,26 @@ def test_a_provider_that_raises_leaves_an_empty_cell():
 
 def test_the_path_is_checked():
     entry = ENTRIES["grid_priors"]
-    runner.check_path(entry, "fastdet", ["memset", "grid_anchors_fwd_kernel"])
-    runner.check_path(entry, "eager", ["elementwise_kernel"])
-    with pytest.raises(runner.Wrong, match="no kernel"):
-        runner.check_path(entry, "fastdet", ["elementwise_kernel"])
-    with pytest.raises(runner.Wrong, match="ran fastdet's kernels"):
-        runner.check_path(entry, "eager", ["grid_anchors_fwd_kernel"])
+    checks.check_path(entry, "fastdet", ["memset", "grid_anchors_fwd_kernel"])
+    checks.check_path(entry, "eager", ["elementwise_kernel"])
+    with pytest.raises(checks.Wrong, match="no kernel"):
+        checks.check_path(entry, "fastdet", ["elementwise_kernel"])
+    with pytest.raises(checks.Wrong, match="ran fastdet's kernels"):
+        checks.check_path(entry, "eager", ["grid_anchors_fwd_kernel"])
 
 
 def test_command_line_fails_on_red_and_keeps_the_row(monkeypatch, tmp_path, capsys):
     wrong, good = toy(fastdet=lambda x: x["x"] * 3), replace(toy(fastdet=double), name="good")
-    monkeypatch.setattr(runner, "ENTRIES", {"toy": wrong, "good": good})
+    monkeypatch.setattr(suite, "ENTRIES", {"toy": wrong, "good": good})
     common = ["--device", "cpu", "--dtypes", "fp32", "--seconds", "0"]
-    assert runner.main(["good", *common, "--out", str(tmp_path / "good")]) == 0
-    assert runner.main(["toy", *common, "--out", str(tmp_path / "red")]) == 1
+    assert suite.main(["good", *common, "--out", str(tmp_path / "good")]) == 0
+    assert suite.main(["toy", *common, "--out", str(tmp_path / "red")]) == 1
     assert "red" in capsys.readouterr().err
     red = [row for row in records.load(tmp_path / "red") if row.provider == "fastdet"]
     assert {row.status for row in red} == {"wrong"}
     assert {row.p50_us for row in red} == {None}
     with pytest.raises(SystemExit, match="unknown entry"):
-        runner.main(["nothing", *common])
+        suite.main(["nothing", *common])
 
 
 def test_gradients_are_of_every_leaf_and_the_same_cotangents():
@@ -201,6 +217,7 @@ def rows_of(scale=1.0):
     def row(provider, p50):
         return Row("op", "operator", "real", "fp16", provider, "fwd", "kernel", 0.9 * p50 * scale,
                    p50 * scale, 1.1 * p50 * scale, reps=50, floor_us=2.0,
+                   speedup=40.0 / p50, speedup_low=39.0 / p50, speedup_high=41.0 / p50,
                    share_of_floor=2.0 / (p50 * scale), launches=3, **WHERE)
 
     red = Row("op", "operator", "real", "fp16", "sdpa", "fwd", "kernel", status="wrong",
@@ -235,21 +252,52 @@ def test_summary_is_one_line_per_cell(tmp_path, capsys):
         "op real fp16 fwd kernel | eager 40.0 fastdet 10.0 sdpa wrong x4.00 20%\n")
 
 
-def test_compare(tmp_path, capsys):
-    before, after = tmp_path / "before", tmp_path / "after"
-    records.save(rows_of(), before, WHERE)
-    records.save(rows_of(0.5), after, WHERE)
-    ratios = compare.compare(records.load(before), records.load(after))
-    assert [(r.after.provider, r.ratio, r.noise) for r in ratios] == [
-        ("eager", 2.0, False), ("fastdet", 2.0, False)]
-    assert compare.compare(rows_of(), rows_of(1.05))[0].noise
-    assert compare.main([str(before), str(after)]) == 0
-    assert "2.00" in capsys.readouterr().out
-    moved = [replace(row, shape="other", device="B GPU") for row in rows_of()]
-    (tmp_path / "moved").mkdir()
-    records.save(moved, tmp_path / "moved", WHERE)
-    assert compare.main([str(before), str(tmp_path / "moved")]) == 1
-    assert "A GPU (80 GB) -> B GPU" in capsys.readouterr().out
+def verdicts(before, after, **options):
+    return {v.row.provider: v.word for v in compare.compare(before, after, **options)}
+
+
+def test_compare_finds_a_fifth_slower_and_no_noise():
+    tight = [replace(row, p20_us=row.p50_us and 0.99 * row.p50_us,
+                     p80_us=row.p50_us and 1.01 * row.p50_us) for row in rows_of()]
+    slow = [replace(row, **{k: getattr(row, k) and 1.2 * getattr(row, k)
+                            for k in ("p20_us", "p50_us", "p80_us")}) for row in tight]
+    assert verdicts(tight, slow) == {"eager": "slower", "fastdet": "slower"}
+    assert verdicts(slow, tight) == {"eager": "faster", "fastdet": "faster"}
+    assert set(verdicts(tight, slow, threshold=0.3).values()) == {"no difference"}
+    assert set(verdicts(rows_of(), rows_of(1.15)).values()) == {"no difference"}, "noise"
+    red = [replace(row, p50_us=None, status="wrong") for row in tight]
+    assert verdicts(tight, red) == {"eager": "gone", "fastdet": "gone"}
+    assert verdicts(tight, []) == {}
+
+
+def test_compare_has_an_exit_code(tmp_path, capsys):
+    def folder(name, rows):
+        records.save(rows, tmp_path / name, {**WHERE, "device": rows[0].device})
+        return str(tmp_path / name)
+
+    base, fast = folder("base", rows_of()), folder("fast", rows_of(0.5))
+    assert compare.main([base, fast]) == 0
+    assert "2.00   faster" in capsys.readouterr().out
+    assert compare.main([fast, base]) == 1
+    moved = folder("moved", [replace(row, device="B GPU") for row in rows_of()])
+    assert compare.main([base, moved]) == 2
+    said = capsys.readouterr()
+    assert "A GPU (80 GB) -> B GPU" in said.out
+    assert "the hardware is another" in said.err
+    assert compare.main([base, moved, "--across-hardware"]) == 0
+    other = folder("other", [replace(row, shape="other") for row in rows_of()])
+    assert compare.main([base, other]) == 2
+
+
+def test_the_interval_of_a_median_holds_it_and_shrinks():
+    values = [float(i % 10) for i in range(100)]
+    low, middle, high = clock.median_interval(values)
+    assert low <= middle == 4.5 <= high
+    assert high - low <= 3
+    assert clock.median_interval([1.0, 5.0]) == (1.0, 3.0, 5.0)
+    words = [records.speedup(replace(rows_of()[1], speedup=1.1, speedup_low=low,
+                                     speedup_high=1.3)) for low in (0.9, 1.05)]
+    assert words == ["1.10 no difference", "1.10"]
 
 
 def test_plots_are_drawn_from_the_files(tmp_path):

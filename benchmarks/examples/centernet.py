@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fastdet.cli.image import Normalization, normalize, read_photo
 from fastdet.models import build_backbone, build_neck
 from fastdet.models.utils.gaussian_target import centernet_targets
+from fastdet.runner import BaseModule
 
 __all__ = ["CenterNet", "Rectangles", "centernet_loss", "main", "train"]
 
@@ -89,12 +90,16 @@ class CenterNet(nn.Module):
         self.neck = build_neck(dict(type="CTResNetNeck", in_channel=8 * width,
                                     num_deconv_filters=(2 * width,), num_deconv_kernels=(4,),
                                     use_dcn=dcn))
-        self.backbone.init_weights()
-        self.neck.init_weights()
+        for part in (self.backbone, self.neck):
+            assert isinstance(part, BaseModule)
+            part.init_weights()
         self.heatmap, self.wh, self.offset = (
             nn.Sequential(nn.Conv2d(2 * width, 2 * width, 3, padding=1), nn.ReLU(),
                           nn.Conv2d(2 * width, channels, 1)) for channels in (classes, 2, 2))
-        nn.init.constant_(self.heatmap[-1].bias, -2.19)  # every cell starts at a tenth
+        last = self.heatmap[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        nn.init.constant_(last.bias, -2.19)  # every cell starts at a tenth
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the heatmap [B, classes, H, W], and widths and offsets, each [B, 2, H, W]."""
@@ -151,9 +156,9 @@ def train(steps: int = 50, size: int = 128, batch: int = 4, width: int = 16, lr:
     losses = []
     for step in range(steps):
         x, boxes, labels = images.batch(batch, device)
-        outputs = model(x)
-        target, count = centernet_targets(boxes, labels, outputs[0].shape, x.shape[2:])
-        loss = centernet_loss(*outputs, target, count)
+        heatmap, wh, offset = model(x)
+        target, count = centernet_targets(boxes, labels, heatmap.shape, x.shape[2:])
+        loss = centernet_loss(heatmap, wh, offset, target, count)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

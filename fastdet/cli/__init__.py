@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fastdet.cli import run as run_command
+from fastdet.cli import verify
 from fastdet.cli.errors import CliError, first_line
 from fastdet.version import __version__
 
@@ -17,6 +19,17 @@ __all__ = ["main"]
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise CliError(f"{message} (see {self.prog} --help)")
+
+
+def _seed(text: str) -> int:
+    """A seed that torch takes."""
+    try:
+        seed = int(text) if len(text) < 25 else -1
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**64:
+        raise argparse.ArgumentTypeError(f"a seed is an integer from 0 to 2**64 - 1, got {text!r}")
+    return seed
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,13 +72,19 @@ def _parser() -> argparse.ArgumentParser:
                           "sides in pixels (default: %(default)s)")
     features.add_argument("--device", metavar="DEVICE",
                           help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    features.add_argument("--seed", type=int, default=0, metavar="N",
+    features.add_argument("--allow-download", action="store_true",
+                          help="read the pretrained weights that the config names, also from the "
+                          "network; without it the config opens no file and no address")
+    features.add_argument("--seed", type=_seed, default=0, metavar="N",
                           help="seed of the random weights (default: %(default)s)")
     features.add_argument("--out", metavar="DIR", default="out/features",
                           help="folder for the results (default: %(default)s)")
     features.add_argument("--list-models", action="store_true",
                           help="list the models that --model knows, and exit")
     features.set_defaults(module="features")
+
+    run_command.add(commands)
+    verify.add(commands)
     return parser
 
 
@@ -85,6 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A command is imported when it is asked for: --help needs neither models nor matplotlib.
         if args.module == "env":
             from fastdet.cli.env import run
+        elif args.module == "run":
+            from fastdet.cli.run import run
+        elif args.module == "verify":
+            from fastdet.cli.verify import run
         else:
             from fastdet.cli.features import run
         return run(args)

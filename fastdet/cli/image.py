@@ -57,15 +57,40 @@ def read_photo(path: str | None) -> np.ndarray:
     if path is None:
         cbook = require("matplotlib.cbook", "matplotlib")
         path = str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+    if not path:
+        raise CliError("IMAGE is an empty name; without it a photograph that comes with "
+                       "matplotlib is taken")
+    if Path(path).is_dir():
+        raise CliError(f"{path} is a folder, not an image file")
     if not Path(path).is_file():
         raise CliError(f"there is no image file {path}")
     try:
         with image.open(path) as opened:
-            return np.asarray(ops.exif_transpose(opened).convert("RGB"))
+            return _to_rgb(ops.exif_transpose(opened), path)
     except image.DecompressionBombError as e:
         raise CliError(f"{path} is too large an image: {first_line(e)}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as e:  # pillow has all of these
         raise CliError(f"{path} is not an image that can be read: {first_line(e)}") from None
+
+
+def _to_rgb(opened: Any, path: str) -> np.ndarray:
+    """``[H, W, 3]`` uint8 of an image of any mode; one of another range is scaled or refused.
+
+    Pillow's own conversion cuts 16 bits off at 255 and takes 0 .. 1 for black.
+    """
+    if opened.mode != "F" and not opened.mode.startswith("I"):
+        return np.asarray(opened.convert("RGB"))
+    values = np.asarray(opened).astype(np.float64)
+    low, high = values.min(), values.max()
+    if opened.mode == "F":
+        allowed, scale = "0 .. 1 or 0 .. 255", 255.0 if high <= 1 else 1.0
+    else:
+        allowed, scale = "16 bits", 1 / 257
+    if not (low >= 0 and high * scale <= 255):  # NaN is not
+        raise CliError(f"{path} holds values from {low:g} to {high:g}; a grey image of type "
+                       f"{opened.mode} must be in {allowed}")
+    grey = np.rint(values * scale).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def resize(photo: np.ndarray, limits: tuple[int, int]) -> np.ndarray:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..cnn import UPSAMPLE_LAYERS, normal_init, xavier_init
-from ..kernels.carafe import carafe as _operator
-from ..kernels.carafe.reference import normalized_masks
+from fastdet.cnn import UPSAMPLE_LAYERS, normal_init, xavier_init
+from fastdet.kernels.carafe import carafe as _operator
+from fastdet.kernels.carafe.reference import normalized_masks
 
 __all__ = ["CARAFE", "CARAFENaive", "CARAFEPack", "carafe", "carafe_naive"]
 
@@ -101,7 +101,8 @@ class CARAFEPack(nn.Module):
 
     def init_weights(self) -> None:
         """Xavier's uniform draw for the compressor, a normal one of 0.001 for the encoder."""
-        xavier_init(self.channel_compressor, distribution="uniform")
+        for conv in (self.channel_compressor, self.content_encoder):
+            xavier_init(conv, distribution="uniform")  # the encoder's, too: mmcv's stream of draws
         normal_init(self.content_encoder, std=0.001)
 
     def kernel_normalizer(self, mask: Tensor) -> Tensor:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..dispatch import Reason, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import dot_precision, launch, num_sms
-from .reference import deform_conv2d_reference, output_size, result_format
+from .cpu import deform_conv2d_cpu, result_format
+from .reference import output_size
 
 __all__ = ["can_run_deform_conv2d", "deform_conv2d"]
 
@@ -215,7 +217,10 @@ def _channels_last(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("fastdet::deform_conv2d", mutates_args=())
+@operator(
+    "deform_conv2d",
+    "(Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, SymInt[] stride, "
+    "SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups) -> Tensor")
 def _forward(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None,
              stride: list[int], padding: list[int], dilation: list[int], groups: int,
              deform_groups: int) -> Tensor:
@@ -262,7 +267,11 @@ def _fixed_point(grad: Tensor, mask: Tensor | None, weight: Tensor, shape: _Shap
     return fixed_point_scale(wide * (shape.taps * shape.oh * shape.ow))
 
 
-@torch.library.custom_op("fastdet::deform_conv2d_backward", mutates_args=())
+@operator(
+    "deform_conv2d_backward",
+    "(Tensor grad, Tensor x, Tensor offset, Tensor? mask, Tensor weight, SymInt[] stride, "
+    "SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups, bool needs_x, "
+    "bool needs_place, bool needs_weight) -> (Tensor, Tensor, Tensor, Tensor)")
 def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor,
               stride: list[int], padding: list[int], dilation: list[int], groups: int,
               deform_groups: int, needs_x: bool, needs_place: bool, needs_weight: bool
@@ -402,5 +411,5 @@ def deform_conv2d(
         return _forward(x, offset, mask, weight, bias, list(stride), list(padding), list(dilation),
                         groups, deform_groups)
     with torch.autocast(x.device.type, enabled=False):
-        return deform_conv2d_reference(x, offset, mask, weight, bias, stride, padding, dilation,
-                                       groups, deform_groups)
+        return deform_conv2d_cpu(x, offset, mask, weight, bias, stride, padding, dilation, groups,
+                                 deform_groups)

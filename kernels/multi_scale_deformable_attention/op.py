@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import launch
-from .levels import level_table
-from .reference import multi_scale_deformable_attention_reference
+from ..pyramid import level_table
+from .cpu import multi_scale_deformable_attention_cpu
 
 __all__ = ["can_run_multi_scale_deformable_attention", "multi_scale_deformable_attention"]
 
@@ -74,7 +75,9 @@ def _arguments(kind: str, value: Tensor, places: Tensor, weights: Tensor
         "BLOCK_D": config.block_d, "num_warps": config.num_warps}
 
 
-@torch.library.custom_op("fastdet::multi_scale_deformable_attention", mutates_args=())
+@operator(
+    "multi_scale_deformable_attention",
+    "(Tensor value, Tensor sizes, Tensor starts, Tensor places, Tensor weights) -> Tensor")
 def _forward(value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor, weights: Tensor
              ) -> Tensor:
     from .kernel import multi_scale_deformable_attention_fwd_kernel
@@ -99,7 +102,10 @@ def _fixed_point(grad: Tensor, weights: Tensor) -> Tensor:
     return fixed_point_scale(most * grad.shape[1])
 
 
-@torch.library.custom_op("fastdet::multi_scale_deformable_attention_backward", mutates_args=())
+@operator(
+    "multi_scale_deformable_attention_backward",
+    "(Tensor grad, Tensor value, Tensor sizes, Tensor starts, Tensor places, Tensor weights, "
+    "bool needs_value, bool needs_place) -> (Tensor, Tensor, Tensor)")
 def _backward(grad: Tensor, value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor,
               weights: Tensor, needs_value: bool, needs_place: bool
               ) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,6 +234,6 @@ def multi_scale_deformable_attention(
     sizes, starts = _levels(spatial_shapes, level_start_index, value, L)
     reason = can_run_multi_scale_deformable_attention(value, sampling_locations, attention_weights)
     if not use_triton(NAME, value.device, reason):
-        return multi_scale_deformable_attention_reference(value, sizes, starts, sampling_locations,
-                                                          attention_weights)
+        return multi_scale_deformable_attention_cpu(value, sizes, starts, sampling_locations,
+                                                    attention_weights)
     return _forward(value, sizes, starts, sampling_locations, attention_weights)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..dispatch import Reason, use_triton
 from ..launch import capability, dot_precision, launch, num_sms
-from .reference import spatial_reduction_attention_reference
+from .cpu import spatial_reduction_attention_cpu
 
 __all__ = ["can_run_spatial_reduction_attention", "spatial_reduction_attention"]
 
@@ -71,7 +72,10 @@ def _transpose(q: Tensor) -> int:
                and capability(q.device) != (0, 0))
 
 
-@torch.library.custom_op("fastdet::spatial_reduction_attention", mutates_args=())
+@operator(
+    "spatial_reduction_attention",
+    "(Tensor q, Tensor kv, Tensor? seed, SymInt num_heads, float scale, float dropout_p) "
+    "-> (Tensor, Tensor)")
 def _forward(q: Tensor, kv: Tensor, seed: Tensor | None, num_heads: int, scale: float,
              dropout_p: float) -> tuple[Tensor, Tensor]:
     from .kernel import spatial_reduction_attention_fwd_kernel
@@ -96,7 +100,10 @@ def _(q: Tensor, kv: Tensor, seed: Tensor | None, num_heads: int, scale: float,
             q.new_empty(q.shape[0], num_heads, q.shape[1], dtype=torch.float32))
 
 
-@torch.library.custom_op("fastdet::spatial_reduction_attention_backward", mutates_args=())
+@operator(
+    "spatial_reduction_attention_backward",
+    "(Tensor grad, Tensor q, Tensor kv, Tensor? seed, Tensor out, Tensor lse, SymInt num_heads, "
+    "float scale, float dropout_p) -> (Tensor, Tensor)")
 def _backward(grad: Tensor, q: Tensor, kv: Tensor, seed: Tensor | None, out: Tensor, lse: Tensor,
               num_heads: int, scale: float, dropout_p: float) -> tuple[Tensor, Tensor]:
     from . import kernel
@@ -189,7 +196,7 @@ def spatial_reduction_attention(q: Tensor, kv: Tensor, num_heads: int, *,
         scale = (q.shape[2] // num_heads) ** -0.5
     reason = can_run_spatial_reduction_attention(q, kv, num_heads)
     if not use_triton(name, q.device, reason):
-        return spatial_reduction_attention_reference(q, kv, num_heads, scale, dropout_p)
+        return spatial_reduction_attention_cpu(q, kv, num_heads, scale, dropout_p)
     seed = None
     if dropout_p > 0:  # drawn on the device: no synchronisation, and manual_seed holds
         seed = torch.randint(2**31, (1,), dtype=torch.int64, device=q.device)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..dispatch import Reason, use_triton
 from ..launch import capability, dot_precision, launch, num_sms
-from .reference import window_attention_reference
+from .cpu import window_attention_cpu
 
 __all__ = ["can_run_window_attention", "window_attention"]
 
@@ -152,7 +153,10 @@ def _plan(qkv: Tensor, pad: Tensor | None, H: int, W: int, num_heads: int, windo
     return _Plan((H, W, down, across), qkv.shape[0] * down * across, num_heads, options)
 
 
-@torch.library.custom_op("fastdet::window_attention", mutates_args=())
+@operator(
+    "window_attention",
+    "(Tensor qkv, Tensor table, Tensor? pad, Tensor? seed, SymInt H, SymInt W, SymInt num_heads, "
+    "SymInt window_size, SymInt shift, float scale, float dropout_p) -> Tensor")
 def _forward(qkv: Tensor, table: Tensor, pad: Tensor | None, seed: Tensor | None, H: int, W: int,
              num_heads: int, window_size: int, shift: int, scale: float,
              dropout_p: float) -> Tensor:
@@ -179,7 +183,11 @@ def _(qkv: Tensor, *_args: Any) -> Tensor:
     return qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3)
 
 
-@torch.library.custom_op("fastdet::window_attention_backward", mutates_args=())
+@operator(
+    "window_attention_backward",
+    "(Tensor grad, Tensor qkv, Tensor table, Tensor? pad, Tensor? seed, SymInt H, SymInt W, "
+    "SymInt num_heads, SymInt window_size, SymInt shift, float scale, float dropout_p, "
+    "bool needs_table, bool needs_pad) -> (Tensor, Tensor, Tensor)")
 def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed: Tensor | None,
               H: int, W: int, num_heads: int, window_size: int, shift: int, scale: float,
               dropout_p: float, needs_table: bool, needs_pad: bool
@@ -316,7 +324,7 @@ def window_attention(
         qkv = qkv.to(torch.get_autocast_dtype(kind))
     reason = can_run_window_attention(qkv, window_size, num_heads, index)
     if not use_triton("window_attention", qkv.device, reason):
-        return window_attention_reference(
+        return window_attention_cpu(
             qkv, relative_position_bias_table, hw, num_heads=num_heads, window_size=window_size,
             shift=shift, scale=scale, pad_value=pad_value, dropout_p=dropout_p,
             relative_position_index=index)

@@ -2,10 +2,12 @@
 
 import builtins
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import urllib.error
 
 import numpy as np
 import pytest
@@ -13,10 +15,19 @@ import torch
 from PIL import Image
 
 import fastdet
-from fastdet.cli import features, main, picture
+from fastdet.cli import features, main, picture, pipeline
 from fastdet.cli.backends import expected_backend, operators, record_choices
 from fastdet.cli.console import plain_table
-from fastdet.cli.image import Normalization, normalization_of, normalize, parse_size, resize
+from fastdet.cli.errors import CliError
+from fastdet.cli.image import (
+    Normalization,
+    normalization_of,
+    normalize,
+    parse_size,
+    read_photo,
+    resize,
+)
+from fastdet.cli.model import build, model_config, without_weights
 from fastdet.cli.presets import PRESETS, preset
 
 MODEL = """
@@ -91,7 +102,8 @@ def test_as_a_module():
 def test_bad_arguments(cli):
     assert_refused(cli("fly"), "fly", "--help")
     assert_refused(cli("features", "--model", "r50_fpn", "--config", "x.py"), "not allowed with")
-    assert_refused(cli("features", "--seed", "many"), "many")
+    for seed in ("many", "1" * 23, "-1", "9" * 9999):
+        assert_refused(cli("features", f"--seed={seed}"), "--seed", "from 0 to 2**64 - 1", seed)
 
 
 def test_env(cli):
@@ -145,7 +157,7 @@ def test_choices_are_those_of_the_calls():
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_presets_build(name):
-    parts = features._build(name, preset(name))
+    parts = build(name, preset(name))
     assert list(parts) == ["backbone", "neck"]
 
 
@@ -215,7 +227,7 @@ def test_anchors_for_other_levels_are_not_drawn(cli, config):
 
 
 def test_checkpoint(cli, config, tmp_path):
-    parts = features._build("tiny", features.Config.fromfile(config()).model)
+    parts = build("tiny", model_config("", str(config()))[1])
     state = {f"module.{k}": torch.zeros_like(v) for k, v in parts.state_dict().items()}
     state["module.rpn_head.weight"] = torch.zeros(1)
     whole, part, other = (tmp_path / f"{n}.pth" for n in ("whole", "part", "other"))
@@ -242,6 +254,154 @@ def test_checkpoint(cli, config, tmp_path):
     assert_refused(cli("features", "--config", config(), "--checkpoint", other), "other.pth")
 
 
+INF = float("inf")
+
+
+@pytest.mark.parametrize(("checkpoint", "parts"), [
+    ({1: torch.zeros(1)}, ["keys must be strings, one is 1"]),
+    ({"backbone.conv1.weight": "x"}, ["'backbone.conv1.weight' is a str, not a tensor"]),
+    ({"backbone.conv1.weight": torch.full((64, 3, 7, 7), float("nan"))},
+     ["holds NaN or infinity, first in 'backbone.conv1.weight'"]),
+    ({"backbone.conv1.weight": torch.full((64, 3, 7, 7), INF)}, ["holds NaN or infinity"]),
+    ({"backbone.conv1.weight": torch.full((64, 3, 7, 7), 1e38)},
+     ["gives NaN or infinity on level 0, 1, 2, 3, 4 of 5; nothing is written"]),
+    ([1], ["holds a list"]),
+])
+def test_bad_checkpoints(cli, config, tmp_path, checkpoint, parts):
+    path = tmp_path / "bad.pth"
+    torch.save(checkpoint, path)
+    status, out, err = cli("features", "--config", config(), "--checkpoint", path)
+    assert status == 2
+    assert not out
+    last = err.splitlines()[-1]
+    assert last.startswith("fastdet: error: ")
+    assert all(part in last for part in parts)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("metadata", [3, {"backbone": 3}, {1: {"version": 1}}])
+def test_odd_metadata_of_a_checkpoint(cli, config, tmp_path, metadata):
+    state = build("tiny", model_config("", str(config()))[1]).state_dict()
+    state._metadata = metadata
+    torch.save(state, tmp_path / "odd.pth")
+    status, _, err = cli("features", "--config", config(), "--checkpoint", tmp_path / "odd.pth")
+    assert status in (0, 2)  # what is read all the same is right
+    assert "unexpected" not in err
+    assert err.count("\n") <= 1
+
+
+LOADS = dict(type="Pretrained", checkpoint="http://example.org/w.pth")
+
+
+@pytest.mark.parametrize("form", [
+    dict(init_cfg=LOADS), dict(init_cfg=[LOADS]), dict(init_cfg=(LOADS,)),
+    dict(init_cfg=dict(type="Kaiming", layer="Conv2d", override=dict(name="conv1", **LOADS))),
+    dict(init_cfg=[dict(type="Kaiming", layer="Conv2d",
+                        override=[dict(name="conv1", **LOADS)])]),
+    dict(pretrained="http://example.org/w.pth"), dict(pretrained="torchvision://resnet18"),
+    dict(init_cfg=dict(checkpoint="http://example.org/w.pth")),
+    dict(plugins=[dict(cfg=dict(type="ContextBlock", ratio=0.25, init_cfg=[LOADS]), position=
+                       "after_conv2", stages=(False, False, False, True))], depth=50),
+], ids=str)
+def test_no_address_is_opened(cli, config, tmp_path, monkeypatch, form):
+    asked = []
+
+    def download(address, **kwargs):
+        asked.append(address)
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    backbone = dict(type="ResNet", depth=18, out_indices=(2, 3)) | form
+    path = config(f"model = dict(backbone={backbone!r})")
+    status, _, err = cli("features", "--config", path)
+    assert (status, err, asked) == (0, "", [])
+    if "plugins" not in form:  # a context block initialises itself
+        result = cli("features", "--config", path, "--allow-download")
+        assert result[0] == 2 or "checkpoint" in form.get("init_cfg", ())
+        if asked:
+            assert_refused(result, "://", "no route to host")
+
+
+def test_an_address_in_an_unknown_place(cli, config):
+    text = "model = dict(backbone=dict(type='ResNet', depth=18, weights='s3://bucket/w.pth'))"
+    assert_refused(cli("features", "--config", config(text)), "s3://bucket/w.pth",
+                   "--allow-download")
+    assert_refused(cli("features", "--config", config(text), "--allow-download"), "weights")
+
+
+def test_without_weights_keeps_the_rest():
+    init = [dict(type="Kaiming", layer="Conv2d"), LOADS]
+    assert without_weights(dict(a=[dict(init_cfg=init)], depth=1)) == dict(
+        a=[dict(init_cfg=init[:1])], depth=1)
+    assert without_weights(dict(init_cfg=[LOADS], x=())) == dict(x=())
+
+
+def test_a_checkpoint_that_cannot_be_fetched(cli, config, monkeypatch):
+    def download(address, **kwargs):
+        raise urllib.error.HTTPError(address, 404, "Not Found", None, None)
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    assert_refused(cli("features", "--config", config(), "--checkpoint", "http://a.org/b.pth"),
+                   "http://a.org/b.pth", "404")
+
+
+def test_images_of_other_ranges(tmp_path):
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    want = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    sixteen, unit, bytes_ = (tmp_path / n for n in ("a.png", "b.tiff", "c.tiff"))
+    Image.fromarray((ramp * 65535).astype(np.uint16)).save(sixteen)
+    Image.fromarray(ramp).save(unit)
+    Image.fromarray(ramp * 255).save(bytes_)
+    for path in (sixteen, unit, bytes_):
+        assert (np.abs(read_photo(str(path)).astype(int) - want) <= 1).all(), path
+    for low, high in ((-1, 1), (0, 300), (0, np.nan)):
+        Image.fromarray(np.array([[low, high]], dtype=np.float32)).save(unit)
+        with pytest.raises(CliError, match=r"b\.tiff holds values .* must be in 0 \.\. 1 or"):
+            read_photo(str(unit))
+    Image.fromarray(np.array([[0, 70000]], dtype=np.int32)).save(unit)
+    with pytest.raises(CliError, match="must be in 16 bits"):
+        read_photo(str(unit))
+
+
+def test_a_folder_where_a_file_is_to_be(cli, config, tmp_path, monkeypatch):
+    assert cli("features", "--config", config())[0] == 0
+    out = tmp_path / "out"
+    (out / "levels.txt").unlink()
+    before = {name: (out / name).read_bytes() for name in FILES[:-1]}
+    (out / "levels.txt").mkdir()
+    (out / "levels.txt" / "mine").write_text("")
+    assert_refused(cli("features", "--config", config(), "--seed", 1), "levels.txt is a folder")
+    monkeypatch.setattr(features, "_check_out", lambda out: None)
+    monkeypatch.setattr(features.Path, "exists", lambda path: path.name != "levels.txt")
+    assert_refused(cli("features", "--config", config(), "--seed", 1), "cannot write")
+    monkeypatch.undo()
+    assert {name: (out / name).read_bytes() for name in FILES[:-1]} == before
+    assert (out / "levels.txt" / "mine").exists()
+
+
+@pytest.mark.parametrize("where", ["fastdet.cli.features", "torch"])
+def test_an_interrupt_during_import(where):
+    code = f"""
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {where!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ['fastdet', 'features', '--list-models']
+import fastdet.__main__
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_bad_backend_at_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "fastdet", "env"], capture_output=True, text=True,
+                          check=False, env={**os.environ, "FASTDET_BACKEND": "bogus"})
+    assert done.returncode == 2
+    assert re.fullmatch(r"fastdet: error: FASTDET_BACKEND: .*'bogus'.*\n", done.stderr)
+
+
 @pytest.mark.parametrize(("text", "parts"), [
     ("import os", ["tiny.py:1", "an import"]),
     ("x = (", ["tiny.py:1", "not Python"]),
@@ -264,9 +424,12 @@ def test_bad_configs(cli, config, tmp_path, text, parts):
 
 
 def test_bad_files(cli, photo, tmp_path):
-    assert_refused(cli("features", "--config", photo), ".py or a .json")
+    assert_refused(cli("features", "--config", photo), ".py, .json, .yaml or .yml")
     assert_refused(cli("features", "--config", tmp_path / "none.py"), "no such config file")
     assert_refused(cli("features", image=tmp_path / "none.jpg"), "there is no image file")
+    assert_refused(cli("features", image=tmp_path), "is a folder, not an image")
+    with pytest.raises(CliError, match="IMAGE is an empty name"):
+        read_photo("")
     text = tmp_path / "photo.jpg"
     text.write_text("no image")
     assert_refused(cli("features", image=text), "is not an image")
@@ -298,7 +461,8 @@ def test_a_place_that_cannot_be_written(cli, config, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.write_text("mine")
     assert_refused(cli("features", "--config", config(), "--out", file), "is a file")
-    assert_refused(cli("features", "--config", config(), "--out", file / "sub"), "cannot write")
+    assert_refused(cli("features", "--config", config(), "--out", file / "sub"),
+                   "is below", "a file")
     assert file.read_text() == "mine"
 
     def refuse(**kwargs):  # permissions do not bind root, whom tests may run as
@@ -388,7 +552,7 @@ def test_parse_size():
     ((480, 416), (8, 7), 64), ((224, 224), (16, 16), 14), ((32, 32), (64, 64), 1),
 ])
 def test_strides(padded, size, want):
-    assert features._stride(padded, size) == want
+    assert pipeline._stride(padded, size) == want
 
 
 def test_tables_without_rich(capsys, monkeypatch):

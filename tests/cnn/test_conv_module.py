@@ -88,13 +88,14 @@ def test_inplace(kind, takes):
 @pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate", "zero"])
 @pytest.mark.parametrize("padding", [1, (2, 1)])
 def test_padding_mode(mode, padding):
+    """``'circular'`` pads with zeros, as in mmcv."""
     block = ConvModule(2, 3, 3, padding=padding, padding_mode=mode, act_cfg=None).double()
     assert block.with_explicit_padding is (mode not in ("zeros", "circular"))
     assert block.padding == padding
     assert list(block.state_dict()) == ["conv.weight", "conv.bias"]
     x = torch.randn(1, 2, 5, 6, dtype=torch.float64)
     h, w = (padding, padding) if isinstance(padding, int) else padding
-    padded = F.pad(x, (w, w, h, h), mode="constant" if mode in ("zero", "zeros") else mode)
+    padded = F.pad(x, (w, w, h, h), mode=mode if mode in ("reflect", "replicate") else "constant")
     torch.testing.assert_close(block(x), F.conv2d(padded, block.conv.weight, block.conv.bias))
 
 

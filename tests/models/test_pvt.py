@@ -169,10 +169,11 @@ def test_ffn_is_its_layers_on_the_map(use_conv):
     torch.testing.assert_close(module(x, (4, 5), identity), identity + out)
 
 
-def test_ffn_shares_its_activation_and_dropout():
+def test_ffn_shares_its_dropout_and_has_its_activation_once():
     module = MixFFN(6, 10, ffn_drop=0.3, dropout_layer={"type": "DropPath", "drop_prob": 0.1},
                     use_conv=True)
-    assert module.layers[2] is module.activate
+    assert isinstance(module.layers[2], nn.GELU)
+    assert list(module._modules) == ["layers", "dropout_layer"]
     assert module.layers[3] is module.layers[5]
     assert module.layers[3].p == 0.3
     assert module.dropout_layer.drop_prob == 0.1

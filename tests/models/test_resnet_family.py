@@ -332,8 +332,9 @@ def test_hr_module_widths_and_single_branch():
 def test_hrnet(norm_eval):
     net = HRNet(hr_extra(), norm_eval=norm_eval, zero_init_residual=True)
     net.init_weights()
-    assert net.stage3[0].branches[1][0].norm2.weight.eq(0).all()
-    assert net.layer1[0].norm3.weight.eq(0).all()
+    # ``zero_init_residual`` does nothing in MMDetection's HRNet.
+    assert net.stage3[0].branches[1][0].norm2.weight.eq(1).all()
+    assert net.layer1[0].norm3.weight.eq(1).all()
     assert net.train() is net
     assert any(m.training for m in net.modules() if isinstance(m, _BatchNorm)) != norm_eval
     outs = net(torch.randn(2, 3, 64, 96))
@@ -348,7 +349,7 @@ def test_hrnet(norm_eval):
 @pytest.mark.parametrize(("extra", "error", "message"), [
     ({"stage1": hr_extra()["stage1"]}, ValueError, "stage2 is missing"),
     (hr_extra(num_blocks=(1,)), ValueError, "num_blocks of stage2 must have num_branches=2"),
-    (hr_extra(block="SIMPLE"), KeyError, "block of stage2 must be one of BASIC, BOTTLENECK"),
+    (hr_extra(block="SIMPLE"), KeyError, "stage2 of HRNet has no block 'SIMPLE'; known"),
 ])
 def test_bad_hrnet(extra, error, message):
     with pytest.raises(error, match=message):

@@ -130,11 +130,19 @@ def test_normed_conv(norm_over_kernel):
     torch.testing.assert_close(layer(x), want)
 
 
-@pytest.mark.parametrize("layer", [NormedLinear(300, 100), NormedConv2d(100, 30, 3)])
-def test_normed_layers_initialise_themselves(layer):
+def test_a_normed_linear_layer_initialises_itself():
+    layer = NormedLinear(300, 100)
     assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert not layer.bias.any()
     assert NormedLinear(3, 4, bias=False).bias is None
+
+
+@pytest.mark.parametrize("build", [
+    NormedConv2d, lambda *args: build_conv_layer({"type": "NormedConv2d"}, *args)])
+def test_a_normed_convolution_starts_as_torch_draws_one(build):
+    plain, layer = [(torch.manual_seed(3), make(8, 4, 3))[1] for make in (nn.Conv2d, build)]
+    torch.testing.assert_close(layer.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert not hasattr(layer, "init_weights")
 
 
 # ---------------------------------------------------------------- points

@@ -48,6 +48,34 @@ READABLE = [
     ("x = [1]\nx += [2]", [1, 2]), ("x = [1]\ny = x\ny += (2,)", [1, 2]), ("x = 1\nx *= 5", 5),
     ("x = dict(a=1)\nx['a'] = 2", {"a": 2}), ("x = [1, 2]\nx[0] += 4", [5, 2]),
     ('"""A docstring."""\nx = 1', 1),
+    ("x = f'{1}-{2.5:.3f}-{[1]!r}-{\"a\":>3}'", "1-2.500-[1]-  a"),
+    ("n = 3\nx = [i * n for i in range(4) if i % 2]", [3, 9]),
+    ("x = [(i, j) for i in range(2) for j in range(i + 1)]", [(0, 0), (1, 0), (1, 1)]),
+    ("i = 7\ny = [i for i in range(3)]\nx = i", 7),
+    ("i = 7\ny = [[i for i in range(i)] for i in range(3)]\nx = y[2]", [0, 1]),
+    ("x = {i % 2 for i in range(9)}", {0, 1}),
+    ("x = {f'a.{i}.{j}': i + j for i, n in enumerate([1, 2]) for j in range(n)}",
+     {"a.0.0": 0, "a.1.0": 1, "a.1.1": 2}),
+    ("x = dict(a=1)\nx.update({f'k{i}': i for i in range(2)})\nx.update(b=3)",
+     {"a": 1, "k0": 0, "k1": 1, "b": 3}),
+    ("x = sum(i for i in range(5))", 10), ("x = sum([[1], [2]], [])", [1, 2]),
+    ("x = 1 if [] else 2", 2), ("x = 1 < 2 <= 2 != 3", True), ("x = 2 in [1, 2] and 3 not in (3,)",
+     False), ("x = None or 'a'", "a"), ("x = not 0", True), ("x = None is None", True),
+    ("x = [len('abc'), list((1,)), tuple([1]), str(2), int('3'), float('4'), bool(5)]",
+     [3, [1], (1,), "2", 3, 4.0, True]),
+    ("x = [min(3, 1), max([1, 2]), sorted([3, 1], reverse=True), abs(-1), round(1.25, 1)]",
+     [1, 2, [3, 1], 1, 1.2]),
+    ("x = [list(zip([1], 'a')), list(reversed([1, 2])), any([0, 1]), all([]), set([1])]",
+     [[(1, "a")], [2, 1], True, True, {1}]),
+    ("a = dict(p=1, q=2)\nx = [a.pop('p'), a.get('p', 9), list(a.items()), list(a.keys())]",
+     [1, 9, [("q", 2)], ["q"]]),
+    ("a = dict(p=1)\nb = a.copy()\nb['p'] = 2\nx = [a, b, b.setdefault('z', 3)]",
+     [{"p": 1}, {"p": 2, "z": 3}, 3]),
+    ("x = [1]\nx.append(2)\nx.extend((3,))\nx.insert(0, 0)\nx.remove(2)", [0, 1, 3]),
+    ("x = ['a-b'.split('-'), ','.join(['a', 'b']), 'aXa'.replace('a', 'bb').lower()]",
+     [["a", "b"], "a,b", "bbxbb"]),
+    ("x = []\nfor i, c in enumerate('ab'):\n    if i > 0:\n        x += [c]\n    else:\n"
+     "        x += [i]", [0, "b"]),
 ]
 
 
@@ -68,30 +96,32 @@ def test_infinity(read):
 REFUSED = [
     ("import os", "an import"), ("from os import system", "an import"),
     ("def f():\n    pass", "a function definition"), ("class A:\n    pass", "a class definition"),
-    ("x = lambda: 1", "a lambda"), ("for i in [1]:\n    x = i", "a for loop"),
-    ("while True:\n    x = 1", "a while loop"), ("if True:\n    x = 1", "an if statement"),
-    ("x = 1 if True else 2", "a conditional expression"),
+    ("x = lambda: 1", "a lambda"),
+    ("while True:\n    x = 1", "a while loop"),
     ("x = (y := 1)", "an assignment expression"),
-    ("x = 1 < 2", "a comparison"), ("x = True and False", "a boolean operation"),
-    ("x = not True", "the operation 'not True'"), ("x = ~1", "the operation '~1'"),
+    ("x = ~1", "the operation '~1'"),
     ("x = 1 << 4", "the operation '1 << 4'"), ("x = '%d' % 1", "the operation '\\'%d\\' % 1'"),
     ("with open('f') as f:\n    pass", "a with statement"), ("assert True", "an assert statement"),
     ("try:\n    x = 1\nfinally:\n    x = 2", "a try statement"),
     ("raise ValueError", "a raise statement"),
-    ("x = 1\ndel x", "a del statement"), ("x = (i for i in [1])", "a generator expression"),
-    ("x = [i for i in [1]]", "a list comprehension"), ("x = f'{1}'", "an f-string"),
-    ("x = {i: 0 for i in [1]}", "a dict comprehension"), ("x = list([1])", "a call of 'list'"),
-    ("x = dict()\nx.update(a=1)", "a call of 'x.update'"), ("x = range(3)", "a call of 'range'"),
+    ("x = 1\ndel x", "a del statement"), ("x = 'a'.format(1)", "a call of ''a'.format'"),
+    ("x = f'{open(1)}'", "a call of 'open'"), ("x = [open(i) for i in [1]]", "a call of 'open'"),
+    ("x = [i for i in [1]]\ny = i", "the name 'i'"),
+    ("x = getattr(1, 'a')", "a call of 'getattr'"),
+    ("x = (i.a for i in [1])", "the expression 'i.a'"),
+    ("x = str.join", "the expression 'str.join'"),
+    ("x = f'{ {{_base_.a}} }'", "a _base_ reference in '{{_base_.a}}'"),
+    ("x = 1 if {{_base_.a}} else 2", "a _base_ reference as a condition"),
+    ("x = {{_base_.a}} == 1", "a _base_ reference in '{{_base_.a}} == 1'"),
     ("x = b'1'", "the literal b'1'"),
     ("x = ...", "the literal ..."), ("x = 1j", "the literal 1j"),
     ("x: int = 1", "an annotated assignment"),
     ("x = open('f')", "a call of 'open'"), ("x = eval('1')", "a call of 'eval'"),
     ("x = __import__('os')", "a call of '__import__'"),
-    ("x = [].append(1)", "a call of '[].append'"),
-    ("x = dict(a=1).pop('a')", "a call of 'dict(a=1).pop'"),
+    ("x = [].sort()", "a call of '[].sort'"), ("x = (1).bit_length()", "a call of '1 .bit_length'"),
     ("x = (1).__class__", "the expression '1 .__class__'"),
     ("x = dict(a=1)\ny = x.a", "the expression 'x.a'"), ("word", "the expression 'word'"),
-    ("pass", "the statement 'pass'"),
+    ("for i in [1]:\n    break", "the statement 'break'"),
     ("x = dict()\nx.a = 1", "an assignment to 'x.a'"),
     ("x = y", "the name 'y'"),
     ("dict = 3\nx = dict(a=1)", "a call of 'dict'"),
@@ -118,7 +148,7 @@ def test_refuses_by_file_line_and_construct(write, text, construct):
 FAILING = [
     ("x = 1 / 0", "division"), ("x = 2 ** 5000", "bits"), ("x = 10.0 ** 400", "evaluated"),
     ("x = (-1) ** 0.5", "not a real number"), ("x = [0] * 10 ** 9", "items"),
-    ("x = 'a' * 99999 + 'aa'", "items"), ("x = [0] * 99999\n" * 11, "steps"),
+    ("x = 'a' * 99999 + 'aa'", "items"), ("x = [0] * 99999\n" * 4, "steps"),
     ("x = [1][5]", "out of range"), ("x = dict(a=1)['b']", "'b' is not there"),
     ("x = {[]: 1}", "unhashable"),
     ("a, b = [1]", "1 values for 2 names"), ("x = [*5]", "a int cannot be iterated over"),
@@ -142,7 +172,7 @@ def test_values_that_grow_when_copied(read):
         read(doubling)
     with pytest.raises(ConfigError, match="contains itself"):
         read("a = dict()\na['x'] = a")
-    for depth in (500, 50_000):
+    for depth in (500, 15_000):
         with pytest.raises(ConfigError, match="nested too deeply"):
             read("a = [1]\n" + "a = [a]\n" * depth)
     with pytest.raises(ConfigError):
@@ -167,7 +197,7 @@ def test_nothing_is_executed(write, tmp_path, payload):
 
 @pytest.mark.parametrize(("content", "part"), [
     (b"\x89PNG\r\n\x1a\n\x00\x00", "binary"), (b"x = \xff\xfe", "binary"), (b"x = 1\0", "binary"),
-    (b"x = (1", "not Python"), (b"#" * (5 << 20), "exceeds"), (b"_base_ = 3", "path"),
+    (b"x = (1", "not Python"), (b"#" * (513 << 10), "exceed 512 KiB"), (b"_base_ = 3", "path"),
     (b"text = 'a'", "reserved"),
 ])
 def test_a_file_that_is_no_config(tmp_path, content, part):
@@ -185,8 +215,10 @@ def test_files_that_are_not_there(tmp_path, write):
     (tmp_path / "folder.py").mkdir()
     with pytest.raises(ConfigError, match="cannot be read"):
         Config.fromfile(tmp_path / "folder.py")
-    with pytest.raises(ConfigError, match=r"\.py or a \.json"):
-        Config.fromfile(write("a: 1", "config.yaml"))
+    with pytest.raises(FileNotFoundError, match=r"none\.py: there is no such config file$"):
+        Config.fromfile(tmp_path / "none.py")
+    with pytest.raises(ConfigError, match=r"\.py, \.json, \.yaml or \.yml"):
+        Config.fromfile(write("a: 1", "config.toml"))
 
 
 def test_bases_of_several_levels(write, read):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ...runner.weight_init import constant_init, kaiming_init
+from fastdet.runner.weight_init import constant_init, kaiming_init
+
 from .activation import build_activation_layer
 from .conv import build_conv_layer
 from .norm import build_norm_layer
@@ -44,8 +45,8 @@ class ConvModule(nn.Module):
         act_cfg: config of the activation; ``None`` means no activation.
         inplace: let the activation write into its input, where the activation can.
         with_spectral_norm: divide the weight by its largest singular value.
-        padding_mode: ``'zeros'`` or ``'circular'``, which the convolution itself does, or
-            ``'reflect'``, ``'replicate'`` or another padding layer, which runs before it.
+        padding_mode: ``'reflect'``, ``'replicate'`` or another padding layer, which runs before the
+            convolution. ``'zeros'`` and, as in mmcv, ``'circular'`` are zeros that it adds itself.
         order: the order of ``'conv'``, ``'norm'`` and ``'act'``.
 
     Raises:
@@ -60,7 +61,7 @@ class ConvModule(nn.Module):
                  padding: _Size = 0, dilation: _Size = 1, groups: int = 1,
                  bias: bool | str = "auto", conv_cfg: dict[str, Any] | None = None,
                  norm_cfg: dict[str, Any] | None = None,
-                 act_cfg: dict[str, Any] | None = {"type": "ReLU"},  # noqa: B006
+                 act_cfg: dict[str, Any] | None = {"type": "ReLU"},
                  inplace: bool = True, with_spectral_norm: bool = False,
                  padding_mode: str = "zeros",
                  order: tuple[str, str, str] = ("conv", "norm", "act")) -> None:
@@ -84,18 +85,15 @@ class ConvModule(nn.Module):
         self.with_bias = not self.with_norm if bias == "auto" else bool(bias)
 
         conv_padding: _Size = padding
-        options: dict[str, Any] = {}
         if self.with_explicit_padding:
             # A padding layer wants (left, right, top, bottom) where a convolution wants (h, w).
             sides = padding if isinstance(padding, int) else tuple(
                 p for p in reversed(padding) for _ in range(2))
             self.padding_layer = build_padding_layer({"type": padding_mode}, sides)
             conv_padding = 0
-        elif padding_mode != "zeros":  # custom convolutions need not know the argument
-            options["padding_mode"] = padding_mode
         conv: Any = build_conv_layer(
             conv_cfg, in_channels, out_channels, kernel_size, stride=stride, padding=conv_padding,
-            dilation=dilation, groups=groups, bias=self.with_bias, **options)
+            dilation=dilation, groups=groups, bias=self.with_bias)
         self.conv = nn.utils.spectral_norm(conv) if with_spectral_norm else conv
 
         self.in_channels = conv.in_channels

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runner.weight_init import constant_init, normal_init
+from fastdet.runner.weight_init import constant_init, normal_init
+
 from .conv_module import ConvModule
 from .registry import PLUGIN_LAYERS
 
@@ -84,14 +85,9 @@ class _NonLocalNd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over ``x`` ``(B, C, ...)``; the shape stays."""
-        # Double precision is for comparing numbers: it keeps the layouts and the order of
-        # operations of MMDetection, down to the rounding.
-        exact = x.dtype == torch.float64
-
         def tokens(t: Tensor) -> Tensor:
             """(B, positions, channels); the fused attention needs unit channel strides."""
-            t = t.flatten(2).mT
-            return t if exact else t.contiguous()
+            return t.flatten(2).mT.contiguous()
 
         value = tokens(self.g(x))
         if self.mode == "gaussian":
@@ -103,14 +99,9 @@ class _NonLocalNd(nn.Module):
 
         if self.mode in ("gaussian", "embedded_gaussian"):
             scaled = self.use_scale and self.mode == "embedded_gaussian"
-            if exact:
-                scores = query @ key.mT
-                scores = scores / self.inter_channels**0.5 if scaled else scores
-                y = scores.softmax(-1) @ value
-            else:
-                y = F.scaled_dot_product_attention(
-                    query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1),
-                    scale=self.inter_channels**-0.5 if scaled else 1.0).squeeze(1)
+            y = F.scaled_dot_product_attention(
+                query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1),
+                scale=self.inter_channels**-0.5 if scaled else 1.0).squeeze(1)
         elif self.mode == "dot_product":
             # (q k^T) v = q (k^T v) never holds positions x positions. Half of the division on
             # either side of the sum over positions keeps fp16 in range.
@@ -135,7 +126,7 @@ class NonLocal1d(_NonLocalNd):
     """
 
     def __init__(self, in_channels: int, sub_sample: bool = False,
-                 conv_cfg: dict[str, Any] | None = {"type": "Conv1d"},  # noqa: B006
+                 conv_cfg: dict[str, Any] | None = {"type": "Conv1d"},
                  **kwargs: Any) -> None:
         super().__init__(in_channels, conv_cfg=conv_cfg, **kwargs)
         self.sub_sample = sub_sample
@@ -157,7 +148,7 @@ class NonLocal2d(_NonLocalNd):
     _abbr_ = "nonlocal_block"
 
     def __init__(self, in_channels: int, sub_sample: bool = False,
-                 conv_cfg: dict[str, Any] | None = {"type": "Conv2d"},  # noqa: B006
+                 conv_cfg: dict[str, Any] | None = {"type": "Conv2d"},
                  **kwargs: Any) -> None:
         super().__init__(in_channels, conv_cfg=conv_cfg, **kwargs)
         self.sub_sample = sub_sample
@@ -176,7 +167,7 @@ class NonLocal3d(_NonLocalNd):
     """
 
     def __init__(self, in_channels: int, sub_sample: bool = False,
-                 conv_cfg: dict[str, Any] | None = {"type": "Conv3d"},  # noqa: B006
+                 conv_cfg: dict[str, Any] | None = {"type": "Conv3d"},
                  **kwargs: Any) -> None:
         super().__init__(in_channels, conv_cfg=conv_cfg, **kwargs)
         self.sub_sample = sub_sample

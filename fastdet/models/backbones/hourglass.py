@@ -10,15 +10,16 @@ from torch.nn import functional as F
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
+from ..utils.checks import check_image
 from ..utils.misc import pretrained_init_cfg
 from .resnet import BasicBlock
 
 __all__ = ["HourglassModule", "HourglassNet"]
 
-Config = dict[str, Any]
 
 
 class HourglassModule(BaseModule):
@@ -30,16 +31,17 @@ class HourglassModule(BaseModule):
         depth: number of levels, at least 1.
         stage_channels: channels of this level and of those below.
         stage_blocks: residual blocks of each level's branches.
-        norm_cfg: config of the normalisations.
+        norm_cfg: config of the normalisations of this level. The levels below have plain batch
+            norms, as in MMDetection.
         init_cfg: the initialiser's config.
         upsample_cfg: arguments of :func:`torch.nn.functional.interpolate`; the size is that of
             the other branch if there is no ``scale_factor``.
     """
 
     def __init__(self, depth: int, stage_channels: Sequence[int], stage_blocks: Sequence[int],
-                 norm_cfg: Config = {"type": "BN", "requires_grad": True},  # noqa: B006
+                 norm_cfg: Cfg = {"type": "BN", "requires_grad": True},
                  init_cfg: Any = None,
-                 upsample_cfg: Config = {"mode": "nearest"}) -> None:  # noqa: B006
+                 upsample_cfg: Cfg = {"mode": "nearest"}) -> None:
         super().__init__(init_cfg)
         self.depth = depth
         channels, below = stage_channels[:2]
@@ -48,8 +50,7 @@ class HourglassModule(BaseModule):
         self.low1 = ResLayer(BasicBlock, channels, below, num_blocks, stride=2, norm_cfg=norm_cfg)
         self.low2: nn.Module
         if depth > 1:
-            self.low2 = HourglassModule(depth - 1, stage_channels[1:], stage_blocks[1:], norm_cfg,
-                                        upsample_cfg=upsample_cfg)
+            self.low2 = HourglassModule(depth - 1, stage_channels[1:], stage_blocks[1:])
         else:
             self.low2 = ResLayer(BasicBlock, below, below, stage_blocks[1], norm_cfg=norm_cfg)
         self.low3 = ResLayer(BasicBlock, below, channels, num_blocks, norm_cfg=norm_cfg,
@@ -75,7 +76,8 @@ class HourglassNet(BaseModule):
         stage_channels: channels of each level, the full size first.
         stage_blocks: residual blocks of each level's branches.
         feat_channel: channels of the outputs.
-        norm_cfg: config of the normalisations.
+        norm_cfg: config of the normalisations outside the hourglasses, whose own are plain batch
+            norms, as in MMDetection.
         pretrained: deprecated; a checkpoint's path or address.
         init_cfg: must be ``None``.
 
@@ -93,7 +95,7 @@ class HourglassNet(BaseModule):
     def __init__(self, downsample_times: int = 5, num_stacks: int = 2,
                  stage_channels: Sequence[int] = (256, 256, 384, 384, 384, 512),
                  stage_blocks: Sequence[int] = (2, 2, 2, 2, 2, 4), feat_channel: int = 256,
-                 norm_cfg: Config = {"type": "BN", "requires_grad": True},  # noqa: B006
+                 norm_cfg: Cfg = {"type": "BN", "requires_grad": True},
                  pretrained: str | None = None, init_cfg: None = None) -> None:
         if init_cfg is not None:
             raise ValueError("init_cfg of HourglassNet must be None, its initialisation is fixed, "
@@ -111,7 +113,7 @@ class HourglassNet(BaseModule):
             ConvModule(3, channels // 2, 7, padding=3, stride=2, norm_cfg=norm_cfg),
             ResLayer(BasicBlock, channels // 2, channels, 1, stride=2, norm_cfg=norm_cfg))
         self.hourglass_modules = nn.ModuleList(
-            HourglassModule(downsample_times, stage_channels, stage_blocks, norm_cfg)
+            HourglassModule(downsample_times, stage_channels, stage_blocks)
             for _ in range(num_stacks))
         # A ResLayer has one block at least: with one stack it is there and never runs, and
         # checkpoints hold it.
@@ -137,6 +139,7 @@ class HourglassNet(BaseModule):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map images ``(N, 3, H, W)`` to the output ``(N, C, H / 4, W / 4)`` of each hourglass."""
+        check_image(self, x, 3)
         x = self.stem(x)
         outs = []
         for i, (hourglass, out_conv) in enumerate(zip(self.hourglass_modules, self.out_convs)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from fastdet.runner import BaseModule
 
 from ..builder import BACKBONES
 from ..necks.ssd_neck import L2Norm
+from ..utils.checks import check_image, check_indices
 from ..utils.misc import pretrained_init_cfg
 
 __all__ = ["L2Norm", "SSDVGG"]
@@ -40,6 +41,10 @@ class SSDVGG(VGG, BaseModule):
         ValueError: both ``pretrained`` and ``init_cfg`` are given.
     """
 
+    #: The layers behind VGG, for each size of the image: channels, ``'S'`` for a stride of 2.
+    extra_setting: ClassVar[dict[int, tuple[int | str, ...]]] = {
+        300: (256, "S", 512, 128, "S", 256, 128, 256, 128, 256),
+        512: (256, "S", 512, 128, "S", 256, 128, "S", 256, 128, "S", 256, 128)}
     features: nn.Sequential
 
     def __init__(self, depth: int, with_last_pool: bool = False, ceil_mode: bool = True,
@@ -56,6 +61,7 @@ class SSDVGG(VGG, BaseModule):
             if value is not None:
                 warnings.warn(f"{name} of SSDVGG is deprecated and has no effect",
                               DeprecationWarning, stacklevel=2)
+        check_indices("out_feature_indices", out_feature_indices, None)
         self.out_feature_indices = out_feature_indices
         self.features.extend([
             nn.MaxPool2d(kernel_size=3, stride=1, padding=1),
@@ -85,6 +91,7 @@ class SSDVGG(VGG, BaseModule):
         Returns:
             The maps of ``out_feature_indices``; a tensor instead of a tuple where there is but one.
         """
+        check_image(self, x, 3)
         outs = []
         for i, layer in enumerate(self.features):
             x = layer(x)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from fastdet.cnn import constant_init, xavier_init
 from fastdet.runner import BaseModule, ModuleList
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS, build_backbone
+from ..utils.checks import check_count
 from .fpn import FPN
-from .levels import check_num_inputs
 
 __all__ = ["ASPP", "RFP"]
 
-Config = dict[str, Any]
 
 
 class ASPP(BaseModule):
@@ -39,7 +39,7 @@ class ASPP(BaseModule):
 
     def __init__(self, in_channels: int, out_channels: int,
                  dilations: Sequence[int] = (1, 3, 6, 1),
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 init_cfg: InitCfg = {
                      "type": "Kaiming", "layer": "Conv2d"}) -> None:
         super().__init__(init_cfg)
         if len(dilations) < 2 or dilations[-1] != 1:
@@ -77,7 +77,7 @@ class RFP(FPN):
             arguments of :class:`FPN` do not fit.
     """
 
-    def __init__(self, rfp_steps: int, rfp_backbone: Config, aspp_out_channels: int,
+    def __init__(self, rfp_steps: int, rfp_backbone: Cfg, aspp_out_channels: int,
                  aspp_dilations: Sequence[int] = (1, 3, 6, 1), init_cfg: None = None,
                  **kwargs: Any) -> None:
         if init_cfg is not None:
@@ -103,7 +103,8 @@ class RFP(FPN):
             backbone.init_weights()  # type: ignore[operator]
         constant_init(self.rfp_weight, 0)
 
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, inputs: Sequence[Tensor]  # type: ignore[override]
+                ) -> tuple[Tensor, ...] | list[Tensor]:
         """Build the pyramid.
 
         Args:
@@ -111,17 +112,18 @@ class RFP(FPN):
                 of the backbone.
 
         Returns:
-            ``num_outs`` maps of ``out_channels``.
+            ``num_outs`` maps of ``out_channels``; as in MMDetection a tuple with ``rfp_steps=1``,
+            else a list.
 
         Raises:
             ValueError: the number of maps is not that of ``in_channels`` and one.
         """
-        check_num_inputs(self, inputs, self.num_ins + 1)
+        check_count(self, inputs, self.num_ins + 1)
         img, *maps = inputs
-        outs = super().forward(maps)
+        outs: tuple[Tensor, ...] | list[Tensor] = super().forward(maps)
         for backbone in self.rfp_modules:
             back = [outs[0], *(self.rfp_aspp(x) for x in outs[1:])]
             after = super().forward(backbone.rfp_forward(img, back))  # type: ignore[operator]
             weights = [self.rfp_weight(x).sigmoid() for x in after]
-            outs = tuple(w * new + (1 - w) * old for w, new, old in zip(weights, after, outs))
+            outs = [w * new + (1 - w) * old for w, new, old in zip(weights, after, outs)]
         return outs

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastdet.utils.types import InitCfg
+
 __all__ = ["eval_batch_norms", "interpolate_as", "pretrained_init_cfg", "sigmoid_geometric_mean"]
 
-InitCfg = dict[str, Any] | list[dict[str, Any]] | None
 
 
 def eval_batch_norms(module: nn.Module) -> None:
@@ -98,8 +99,8 @@ def pretrained_init_cfg(pretrained: str | None, init_cfg: InitCfg,
     Args:
         pretrained: a checkpoint's path or address, the deprecated spelling of
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
-        init_cfg: an initialiser's config.
-        default: what holds where neither is given.
+        init_cfg: an initialiser's config; ``[]`` and ``{}`` leave the weights as they are drawn.
+        default: what holds where both are ``None``.
 
     Raises:
         ValueError: both are given.
@@ -115,4 +116,4 @@ def pretrained_init_cfg(pretrained: str | None, init_cfg: InitCfg,
                       "init_cfg=dict(type='Pretrained', checkpoint=...)",
                       DeprecationWarning, stacklevel=3)
         return {"type": "Pretrained", "checkpoint": pretrained}
-    return init_cfg or default
+    return default if init_cfg is None else init_cfg

@@ -19,7 +19,7 @@ __all__ = ["NormedConv2d", "NormedLinear"]
 
 
 class _Normed(nn.Module):
-    """What the two layers share: how they normalise, and their initialisation."""
+    """What the two layers share: how they normalise."""
 
     def __init__(self, *args: Any, tempearture: float = 20, power: float = 1.0,
                  eps: float = 1e-6, **kwargs: Any) -> None:
@@ -27,11 +27,6 @@ class _Normed(nn.Module):
         self.tempearture = tempearture
         self.power = power
         self.eps = eps
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Draw the weight from a normal distribution of std 0.01; zero the bias."""
-        normal_init(self, std=0.01)
 
     def _normed(self, x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
@@ -50,6 +45,14 @@ class NormedLinear(_Normed, nn.Linear):
         **kwargs: further arguments of ``torch.nn.Linear``.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draw the weight from a normal distribution of std 0.01; zero the bias."""
+        normal_init(self, std=0.01)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in_features)`` to ``(N, out_features)``."""
         x = self._normed(x, 1) * self.tempearture
@@ -59,6 +62,8 @@ class NormedLinear(_Normed, nn.Linear):
 @CONV_LAYERS.register_module("NormedConv2d")
 class NormedConv2d(_Normed, nn.Conv2d):
     """Convolution of features normalised over the channels, with weights normalised alike.
+
+    Unlike :class:`NormedLinear` it starts with torch's own draw of a convolution.
 
     Args:
         *args: arguments of ``torch.nn.Conv2d``.

@@ -1,4 +1,4 @@
-"""How the levels of a feature pyramid reach a kernel: as scalars, without a copy or a sync.
+"""The levels of a feature pyramid: their sizes, and how these reach a kernel.
 
 A kernel's parameters are the one table that travels with a launch for free. A level's (height,
 width, rows per cell) and an image's valid sizes are small, so several share one 64-bit parameter:
@@ -9,15 +9,17 @@ fields hold, so that one compiled kernel serves every image size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..dispatch import Reason
+from .dispatch import Reason, tracing
 
-__all__ = ["MAX_LEVELS", "check_levels", "chunks", "dtype_reason", "flatten", "grid_reason",
-           "level_rows", "level_words", "num_blocks", "pack", "pairs", "split_levels"]
+__all__ = ["MAX_LEVELS", "check_fill", "check_levels", "chunks", "flatten", "grid_reason",
+           "level_rows", "level_table", "level_words", "num_blocks", "pack", "pairs",
+           "split_levels"]
 
 T = TypeVar("T")
 
@@ -30,6 +32,39 @@ GUARD = 1 << 62
 
 #: Row numbers inside a kernel are 32-bit; the last block may reach past the last row.
 MAX_ROWS = 2**31 - 4096
+
+
+
+def level_table(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Heights, widths and first rows of levels that follow each other.
+
+    Args:
+        sizes: (height, width) of every level.
+        device: where the tensors are to be.
+
+    Returns:
+        [L, 2] and [L], int64: ``spatial_shapes`` and ``level_start_index``.
+    """
+    starts = [0, *accumulate(h * w for h, w in sizes)][:len(sizes)]
+    numbers = [n for size in sizes for n in size] + starts
+    # Filled in on the device: a copy from the host would wait, and a CUDA graph would replay it
+    # from memory that is long gone.
+    table = torch.cat([torch.full((1,), n, dtype=torch.int64, device=device) for n in numbers])
+    return table[:2 * len(sizes)].view(-1, 2), table[2 * len(sizes):]
+
+
+def check_fill(sizes: Tensor, rows: int) -> None:
+    """Refuse levels that do not fill ``rows`` rows, where reading them makes nobody wait.
+
+    Args:
+        sizes: [L, 2] integers; on a GPU, and while a call is traced, they are not read.
+        rows: of all levels together.
+
+    Raises:
+        ValueError: the levels have more or fewer rows.
+    """
+    if sizes.device.type == "cpu" and not tracing() and int(sizes.prod(1).sum()) != rows:
+        raise ValueError(f"levels of {sizes.tolist()} do not fill the {rows} keys")
 
 
 def pack(fields: Sequence[int]) -> int:
@@ -110,13 +145,3 @@ def pairs(flat: Sequence[T]) -> list[tuple[T, T]]:
 def flatten(table: Sequence[Sequence[T]]) -> list[T]:
     """``[(a, b), (c, d)]`` to ``[a, b, c, d]``."""
     return [value for row in table for value in row]
-
-
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def dtype_reason(dtype: torch.dtype) -> Reason | None:
-    """Why the kernels do not write ``dtype``, or ``None``."""
-    if dtype not in _DTYPES:
-        return f"the kernels write float32, float16 and bfloat16, not {str(dtype)[6:]}"
-    return None

@@ -1,0 +1,163 @@
+"""The command line of the benchmarks: ``python -m benchmarks --help``.
+
+On a GPU every entry is measured at its real shapes; on a CPU at real shapes of a size that a CPU
+can do, in fp32 and bf16. Results are written after every cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from . import compare, records
+from .clock import ceilings
+from .entry import DTYPES, Entry
+from .records import Row
+from .registry import ENTRIES
+from .runner import MODES, PASSES, Plan, measure, measure_compiled
+
+__all__ = ["main"]
+
+#: Seconds that a provider may take that compiles.
+COMPILE_LIMIT = 120.0
+
+
+def _select(names: Sequence[str], known: Iterable[str], what: str) -> list[str]:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise SystemExit(f"unknown {what} {name!r}, expected one of {', '.join(known)}")
+    return list(names) or known
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"entries: {', '.join(ENTRIES)}")
+    parser.add_argument("--shapes", nargs="+", default=[], help="named shapes, or tiny")
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES))
+    parser.add_argument("--providers", nargs="+", metavar="NAME", default=[])
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--seconds", type=float, help="time for one cell (1, on a CPU 0.4)")
+    parser.add_argument("--limit", type=float, metavar="SECONDS",
+                        help="time for all; what does not fit is left out and says so (on a CPU "
+                        "500)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/new"))
+    parser.add_argument("--compare", type=Path, metavar="BASE",
+                        help="results to hold the new ones against; fails where one is slower")
+    compare.add_options(parser)
+    return parser
+
+
+@dataclass
+class Suite:
+    """A run over many cells.
+
+    Attributes:
+        out: folder of the results.
+        where: conditions of every figure.
+        ends: when the time for all is over, by ``perf_counter``.
+        rows: what was measured so far, all of it on disk.
+    """
+
+    device: torch.device
+    plan: Plan
+    out: Path
+    where: dict[str, str]
+    ends: float
+    ceiling: dict[str, float] | None
+    rows: list[Row] = field(default_factory=list)
+
+    def cells(self, names: Sequence[str], shapes: Sequence[str], dtypes: Sequence[str]
+              ) -> Iterator[tuple[Entry, str, str]]:
+        """Every entry at the shapes and data types that it has."""
+        for entry in (ENTRIES[name] for name in names):
+            usual = list(entry.shapes) if self.device.type == "cuda" else \
+                list(entry.cpu) or ["tiny"]
+            known = {"tiny", *entry.shapes, *entry.cpu}
+            for dtype in (d for d in entry.dtypes if d in dtypes):
+                for shape in (s for s in shapes or usual if s in known):
+                    yield entry, shape, dtype
+
+    def run(self, cell: tuple[Entry, str, str], compiled: bool) -> None:
+        """Measure one cell and write what came out; say so where no time is left."""
+        entry, shape, dtype = cell
+        if not self.plan.chosen(entry, compiled):
+            return
+        start = time.perf_counter()
+        left = self.ends - start
+        if left < 1:
+            new = self.left_out(cell, compiled)
+        elif compiled:
+            new = measure_compiled(entry, shape, dtype, self.device, self.plan, self.ceiling,
+                                   min(COMPILE_LIMIT, left))
+        else:
+            new = measure(entry, shape, dtype, self.device, self.plan, self.ceiling)
+        self.rows += [replace(row, torch=self.where["torch"], triton=self.where["triton"],
+                              device=self.where["device"]) for row in new]
+        records.save([row for row in self.rows if (row.op, row.dtype) == (entry.name, dtype)],
+                     self.out, self.where, {"ceilings": self.ceiling})
+        print(f"{entry.name} {dtype} {shape}{' compiled' * compiled}: "
+              f"{time.perf_counter() - start:.1f} s", flush=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def left_out(self, cell: tuple[Entry, str, str], compiled: bool) -> list[Row]:
+        """Empty rows of a cell for which no time is left."""
+        entry, shape, dtype = cell
+        passes = self.plan.passes if entry.trains else self.plan.passes[:1]
+        return [Row(entry.name, entry.kind, shape, dtype, provider, each, "call",
+                    status="left out", note="no time was left")
+                for provider in self.plan.chosen(entry, compiled) for each in passes]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line.
+
+    Returns:
+        1 when fastdet was wrong, or slower than the results it is compared with; a peer that is
+        wrong has no figure.
+    """
+    options = _parser().parse_args(argv)
+    names = _select(options.names, ENTRIES, "entry")
+    known = {p for name in names for p in ENTRIES[name].providers}
+    _select(options.providers, sorted(known), "provider")
+    _select(options.shapes, sorted({"tiny"} | {
+        s for name in names for s in (*ENTRIES[name].shapes, *ENTRIES[name].cpu)}), "shape")
+    device = torch.device(options.device)
+    cpu = device.type == "cpu"
+    base = records.load(options.compare) if options.compare else None
+    limit = options.limit or (500.0 if cpu else float("inf"))
+    plan = Plan(options.providers or None, options.passes, options.modes,
+                seconds=options.seconds if options.seconds is not None else 0.4 if cpu else 1.0,
+                reps=(7, 100) if cpu else (20, 200))
+    suite = Suite(device, plan, options.out, records.conditions(device),
+                  time.perf_counter() + limit, None if cpu else ceilings(device))
+    if suite.ceiling:
+        print("ceilings: " + ", ".join(
+            f"{k} {v / 1e12:.2f} {'TB/s' if k == 'bytes' else 'TFLOP/s'}"
+            for k, v in suite.ceiling.items()), flush=True)
+    dtypes = options.dtypes or (["fp32", "bf16"] if cpu else list(DTYPES))
+    # What compiles comes last: it takes longest, and the limit may cut it off.
+    for compiled in (False, True):
+        for cell in suite.cells(names, options.shapes, dtypes):
+            suite.run(cell, compiled)
+    print(records.table(suite.rows))
+    return _verdict(suite.rows, base, options)
+
+
+def _verdict(rows: Sequence[Row], base: Sequence[Row] | None, options: argparse.Namespace) -> int:
+    red = [row for row in rows if row.status in ("wrong", "error")]
+    if red:
+        print(f"{len(red)} cells are red and have no figure", file=sys.stderr)
+    wrong = any(row.provider == "fastdet" for row in red)
+    slower = base is not None and compare.report(base, rows, options.threshold,
+                                                 options.across_hardware) != 0
+    return 1 if wrong or slower else 0

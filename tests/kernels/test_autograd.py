@@ -1,0 +1,113 @@
+"""Operators that are called directly where nothing traces, and through torch.library elsewhere."""
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from fastdet.kernels.autograd import operator
+
+calls = []
+
+
+@operator("test_scaled_backward", "(Tensor grad, Tensor x, float factor) -> Tensor")
+def _backward(grad, x, factor):
+    calls.append("backward")
+    return 2 * factor * x * grad
+
+
+@_backward.register_fake
+def _(grad, x, factor):
+    return torch.empty_like(x)
+
+
+@operator("test_scaled", "(Tensor x, float factor) -> (Tensor, Tensor)")
+def scaled(x, factor):
+    """``factor * x**2``, and ``x`` once more."""
+    calls.append("forward")
+    return factor * x * x, x.clone()
+
+
+@scaled.register_fake
+def _(x, factor):
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(inputs[0])
+    ctx.factor = inputs[1]
+    ctx.mark_non_differentiable(output[1])
+
+
+def _autograd(ctx, grad, _):
+    return _backward(grad, *ctx.saved_tensors, ctx.factor), None
+
+
+scaled.register_autograd(_autograd, setup_context=_setup_context)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The names of the operators that went through the dispatcher."""
+    seen = []
+    for op in (scaled, _backward):
+        def through(*args, op=op, traced=op.traced):
+            seen.append(op)
+            return traced(*args)
+        monkeypatch.setattr(op, "traced", through)
+    return seen
+
+
+def leaf():
+    return torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+
+
+def test_a_plain_call_is_the_body(traced):
+    x = leaf()
+    out, copy = scaled(x, 2.0)
+    assert out.requires_grad
+    assert not copy.requires_grad
+    out.backward(torch.ones(3))
+    assert x.grad.tolist() == [4, 8, 12]
+    with torch.no_grad():
+        assert scaled(x, 2.0)[0].grad_fn is None
+    assert scaled(x.detach(), 2.0)[0].grad_fn is None
+    out, _ = scaled(torch.nn.Parameter(x.detach()), 2.0)
+    assert out.requires_grad
+    assert not traced
+
+
+def test_checkpointing_computes_it_again(traced):
+    x, calls[:] = leaf(), []
+    checkpoint(lambda x: scaled(x, 2.0)[0], x, use_reentrant=False).sum().backward()
+    assert x.grad.tolist() == [4, 8, 12]
+    assert calls == ["forward", "forward", "backward"]
+    assert not traced
+
+
+def test_a_second_derivative_is_refused_and_not_zero():
+    x = leaf()
+    grad, = torch.autograd.grad(scaled(x, 2.0)[0].sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+        grad.sum().backward()
+
+
+class Sub(torch.Tensor):
+    """A subclass that need not behave as a plain tensor does."""
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.trace")
+def test_what_traces_meets_the_dispatcher(traced):
+    scaled(leaf().detach().as_subclass(Sub), 2.0)
+    assert traced.pop() is scaled
+    graph = torch.jit.trace(lambda x: scaled(x, 2.0)[0], leaf().detach(), check_trace=False).graph
+    assert "fastdet::test_scaled" in str(graph)
+    assert traced == [scaled]
+
+
+def test_compiled_whole():
+    x, calls[:] = leaf(), []
+    torch.compile(lambda x: scaled(x, 2.0)[0] + 1, fullgraph=True,
+                  backend="aot_eager")(x).sum().backward()
+    assert x.grad.tolist() == [4, 8, 12]
+    assert calls == ["forward", "backward"]
+    torch.library.opcheck(scaled.traced, (leaf(), 2.0))
