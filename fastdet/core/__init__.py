@@ -1,9 +1,8 @@
-"""What a detector needs around its network: priors, boxes, masks, and what matches them."""
+"""What a detector needs around its network: priors, boxes, and what matches and samples them."""
 
-from . import anchor, bbox, mask, utils
+from . import anchor, bbox, post_processing
 from .anchor import *
 from .bbox import *
-from .mask import *
-from .utils import *
+from .post_processing import *
 
-__all__ = [*anchor.__all__, *bbox.__all__, *mask.__all__, *utils.__all__]
+__all__ = [*anchor.__all__, *bbox.__all__, *post_processing.__all__]
