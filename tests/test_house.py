@@ -15,15 +15,37 @@ ROOT = Path(__file__).parents[1]
 
 #: Packages from the ground up. An import goes down or stays on its floor.
 FLOORS = [{"kernels", "version", ""}, {"utils"}, {"runner"}, {"cnn"}, {"ops"}, {"core"},
-          {"models"}, {"testing", "mmcv"}, {"compat"}, {"cli", "__main__"}]
+          {"models"}, {"mmcv", "apis"}, {"compat"}, {"testing"}, {"benchmarks", "cli", "__main__"}]
 
-SOURCES = sorted([*ROOT.glob("kernels/**/*.py"), *(
-    p for p in ROOT.glob("fastdet/**/*.py") if "kernels" not in p.relative_to(ROOT).parts)])
+#: Folders of the top level that install below fastdet, and are symlinks there in a checkout.
+LINKED = ("kernels", "benchmarks")
+
+SOURCES = sorted(
+    [path for folder in LINKED for path in ROOT.glob(f"{folder}/**/*.py")]
+    + [path for path in ROOT.glob("fastdet/**/*.py")
+       if path.relative_to(ROOT).parts[1] not in LINKED])
+
+#: What the files of an operator's folder are; nothing else lies there.
+ROLES = {
+    "__init__.py": "its public names",
+    "README.md": "formula, grid, what is saved, limits, measured figures",
+    "reference.py": "the definition, which one reads beside the paper",
+    "kernel.py": "the Triton kernels alone",
+    "op.py": "checks, custom ops, launches",
+    "cpu.py": "the CPU's own path, where it was measured to be faster than the definition",
+    "tables.py": "constants that the operator keeps on a device",
+}
+
+#: Files without a role, about to move out.
+AWAITED = {"levels.py", "eager.py"}
+
+#: Private names that cross packages: mmcv's own, which its users import.
+BORROWED = {"_load_checkpoint", "_load_checkpoint_with_prefix"}
 
 
 def module_of(path):
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
-    if parts[0] == "kernels":
+    if parts[0] in LINKED:
         parts.insert(0, "fastdet")
     return parts[:-1] if parts[-1] == "__init__" else parts
 
@@ -73,10 +95,76 @@ def test_every_operator_is_whole():
     for folder in folders:
         for name in ("__init__.py", "reference.py", "op.py", "README.md"):
             assert (folder / name).exists(), f"kernels/{folder.name} has no {name}"
+        odd = {path.name for path in folder.iterdir()} - set(ROLES) - {"__pycache__"} - AWAITED
+        assert not odd, f"kernels/{folder.name}: {odd} has no role, those are {', '.join(ROLES)}"
         test = ROOT / "tests" / "kernels" / f"test_{folder.name}.py"
         assert test.exists(), f"kernels/{folder.name} has no {test.name}"
         ledger = ROOT / "benchmarks" / "ledger" / f"{folder.name}.json"
         assert ledger.exists(), f"kernels/{folder.name} is not in the ledger"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_private_names_stay_in_their_package(path):
+    package = module_of(path) if path.name == "__init__.py" else module_of(path)[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        base = package[: len(package) - node.level + 1] if node.level else []
+        module = [*base, *(node.module.split(".") if node.module else [])]
+        if module[0] == "fastdet" and module[: len(package)] != package:
+            private = {alias.name for alias in node.names if re.match("_[^_]", alias.name)}
+            private -= BORROWED
+            assert not private, f"{path.name} takes {private} from {'.'.join(module)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_code_knows_that_it_is_tested(path):
+    if path.name == "test_bench.py":  # pytest-benchmark's
+        return
+    text = path.read_text()
+    for mark in ("pytest", "unittest.case", "PYTEST", "hypothesis"):
+        assert mark not in {name.partition(".")[0] for name in imports_of(path)}
+        asked = re.search(rf"""(environ|getenv|modules)\W.*{mark}""", text)
+        assert not asked, f"{path.name} asks for {mark}"
+
+
+@pytest.mark.parametrize("path", [
+    p for p in SOURCES if {"cnn", "models", "ops", "core"} & set(module_of(p)[1:2])],
+    ids=lambda p: str(p.relative_to(ROOT)))
+def test_layers_take_one_path_in_every_precision(path):
+    """The records are in float64: a path that only it takes is held by nothing else."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Compare):
+            assert "float64" not in ast.unparse(node), f"{path.name}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", [
+    p for p in SOURCES if {"cnn", "models", "ops", "runner"} & set(module_of(p)[1:2])],
+    ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_are_relative_in_a_package_and_absolute_across(path):
+    package = module_of(path) if path.name == "__init__.py" else module_of(path)[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else [])]
+            if module[0] == "fastdet" and len(module) > 1:
+                inside = module[:2] == package[:2]
+                assert inside == bool(node.level), f"{path.name}: {ast.unparse(node)}"
+
+
+def test_no_file_is_long():
+    for path in [*SOURCES, *ROOT.glob("tests/**/*.py")]:
+        name = path.relative_to(ROOT).as_posix()
+        lines = len(path.read_text().splitlines())
+        assert lines <= 600, f"{name} has {lines} lines, divide it"
+
+
+def test_a_linked_folder_has_one_name_in_the_package():
+    done = run_python("import kernels")
+    assert "ImportError" in done.stderr
+    assert "import fastdet.kernels" in done.stderr
+    for folder in LINKED:
+        assert (ROOT / "fastdet" / folder).resolve() == ROOT / folder
 
 
 def run_python(code, **env):
@@ -125,7 +213,7 @@ def test_unknown_backend_is_refused():
 def test_every_variable_is_documented():
     documented = set(re.findall(r"`(FASTDET_\w+)`", (ROOT / "ENVIRONMENT.md").read_text()))
     used = set()
-    for path in [*SOURCES, *ROOT.glob("benchmarks/*.py"), *ROOT.glob("benchmarks/*.sh")]:
+    for path in [*SOURCES, *ROOT.glob("benchmarks/*.sh")]:
         used |= set(re.findall(r"\bFASTDET_[A-Z_]+\b", path.read_text()))
     assert used == documented
 
@@ -142,7 +230,7 @@ def test_wheel_and_sdist_hold_the_kernels(tmp_path):
     assert tops == {"fastdet"}
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         sdist = archive.getnames()
-    for path in ROOT.glob("kernels/**/*.py"):
+    for path in [path for folder in LINKED for path in ROOT.glob(f"{folder}/**/*.py")]:
         inside = path.relative_to(ROOT).as_posix()
         assert f"fastdet/{inside}" in wheel
         assert any(name.endswith(f"/{inside}") for name in sdist)

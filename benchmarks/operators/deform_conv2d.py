@@ -70,6 +70,7 @@ def _work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int,
 ENTRY = Entry(
     name="deform_conv2d",
     shapes={**DYHEAD_LEVELS, "p4_b2_depthwise": {**DYHEAD_LEVELS["p4_b2"], "groups": 256}},
+    cpu={"p5_b1": {"B": 1, "C": 256, "H": 25, "W": 42}},
     tiny={"B": 2, "C": 6, "H": 5, "W": 7, "groups": 2},
     make=_make,
     providers={

@@ -46,6 +46,7 @@ def _work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int,
 ENTRY = Entry(
     name="dyhead_combine",
     shapes={name: {**level, "groups": 16} for name, level in DYHEAD_LEVELS.items()},
+    cpu={"p4_b1": {**DYHEAD_LEVELS["p4_b2"], "B": 1, "groups": 16}},
     tiny={"B": 2, "C": 8, "H": 6, "W": 9, "groups": 2},
     make=_make,
     providers=against_reference(_run),

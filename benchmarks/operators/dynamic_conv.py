@@ -61,6 +61,7 @@ ENTRY = Entry(
     name="dynamic_conv",
     shapes={"sparse_rcnn_b8": {"N": 2400, **_PROPOSALS},
             "sparse_rcnn_b1": {"N": 300, **_PROPOSALS}},
+    cpu={"sparse_rcnn_100": {"N": 100, **_PROPOSALS}},
     tiny={"N": 3, "channels": 12, "feat": 5, "out": 9, "S": 4},
     make=_make,
     providers={

@@ -26,6 +26,7 @@ def _work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int)
 ENTRY = Entry(
     name="dyrelu",
     shapes=DYHEAD_LEVELS,
+    cpu={"p4_b1": {**DYHEAD_LEVELS["p4_b2"], "B": 1}},
     tiny={"B": 2, "C": 3, "H": 5, "W": 7},
     make=_make,
     providers=against_reference(lambda x: dyrelu(x["x"], x["coeffs"])),

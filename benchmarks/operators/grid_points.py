@@ -56,6 +56,7 @@ ENTRY = Entry(
     name="grid_points",
     folder="grid_priors",
     shapes={"fcos_800x1344": {**pyramid(800, 1344), "counts": [1] * 5}},
+    cpu={"fcos_800x1344": {**pyramid(800, 1344), "counts": [1] * 5}},
     tiny={"sizes": [(3, 5), (2, 3)], "strides": [(8, 8), (16, 16)]},
     make=_make,
     providers={

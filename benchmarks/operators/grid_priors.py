@@ -58,6 +58,7 @@ def _work(*, dtype: torch.dtype, backward: bool, sizes: list[tuple[int, int]],
 ENTRY = Entry(
     name="grid_priors",
     shapes={"retinanet_800x1344": pyramid(800, 1344)},
+    cpu={"retinanet_800x1344": pyramid(800, 1344)},
     tiny={"sizes": [(3, 5), (2, 3)], "strides": [(8, 8), (16, 16)], "counts": [3, 2]},
     make=_make,
     providers={

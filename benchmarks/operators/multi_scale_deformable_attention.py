@@ -83,6 +83,8 @@ ENTRY = Entry(
         "encoder_800x1333_b2": _DETR,
         "decoder_800x1333_b2": {**_DETR, "queries": 300},
     },
+    cpu={"decoder_800x1333_b1": {**_DETR, "B": 1, "queries": 300},
+         "encoder_320x480_b1": {**_DETR, "B": 1, "sizes": [(40, 60), (20, 30), (10, 15), (5, 8)]}},
     tiny={"B": 2, "sizes": [(5, 7), (3, 4)], "heads": 2, "d": 8, "points": 2, "queries": 11},
     make=_make,
     providers={

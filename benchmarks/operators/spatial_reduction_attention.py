@@ -70,6 +70,7 @@ ENTRY = Entry(
         "pvt_s3_b2": {"B": 2, "queries": 4200, "keys": 1050, "heads": 5, "d": 64},
         "pvt_s4_b2": {"B": 2, "queries": 1050, "keys": 1050, "heads": 8, "d": 64},
     },
+    cpu={"pvt_s3_b1": {"B": 1, "queries": 4200, "keys": 1050, "heads": 5, "d": 64}},
     tiny={"B": 1, "queries": 37, "keys": 19, "heads": 2, "d": 16},
     make=_make,
     providers={

@@ -66,8 +66,9 @@ ENTRY = Entry(
     name="valid_flags",
     shapes={"retinanet_800x1344_b2": {**pyramid(800, 1344), "pad_shapes": _PADS[:2]},
             "retinanet_800x1344_b8": {**pyramid(800, 1344), "pad_shapes": _PADS}},
+    cpu={"retinanet_800x1344_b2": {**pyramid(800, 1344), "pad_shapes": _PADS[:2]}},
     tiny={"sizes": [(3, 5), (2, 3)], "strides": [(8, 8), (16, 16)], "counts": [3, 2],
-          "pad_shapes": [(20, 33), (24, 40)]},
+          "pad_shapes": [(12, 33), (24, 20)]},
     make=_make,
     providers={
         "eager": Provider(_eager),

@@ -166,6 +166,8 @@ ENTRY = Entry(
         "swin_l384_s3_b2": {"B": 2, "H": 50, "W": 84, "heads": 24, "d": 32, "window": 12,
                             "shift": 6, "pad": False},
     },
+    cpu={"swin_t_s1_b1_320x480": {**_swin_stage(0), "B": 1, "H": 80, "W": 120},
+         "swin_t_s3_b1": {**_swin_stage(2), "B": 1}},
     tiny={"B": 2, "H": 5, "W": 9, "heads": 2, "d": 16, "window": 4, "shift": 2},
     make=_make,
     providers={

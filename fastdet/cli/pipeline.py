@@ -16,7 +16,7 @@ from fastdet.cli.backends import record_choices
 from fastdet.cli.console import progress, warn
 from fastdet.cli.errors import CliError, first_line
 from fastdet.cli.image import normalize, parse_size, read_photo, resize
-from fastdet.cli.model import USER_ERRORS, build, load, model_config
+from fastdet.cli.model import USER_ERRORS, build, load, model_config, without_weights
 from fastdet.cli.result import Level, Result
 from fastdet.core.anchor import build_prior_generator
 
@@ -152,7 +152,8 @@ def run_pipeline(image: str | None, model: str, config: str | None, checkpoint: 
     with progress(f"building {name}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated arguments in somebody's config
         net = build(name, cfg, pretrained)
-        weights = "the config's weights" if pretrained and config else "random weights"
+        named = without_weights(cfg) != cfg
+        weights = "the config's weights" if pretrained and named else "random weights"
         if checkpoint is not None:
             weights = load(net, checkpoint)
         net.to(on)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..runner import load_checkpoint
-from ..runner.weight_init import constant_init, kaiming_init, normal_init
+from fastdet.runner import load_checkpoint
+from fastdet.runner.weight_init import constant_init, kaiming_init, normal_init
+from fastdet.utils.registry import UnknownTypeError
 
 __all__ = ["VGG", "make_vgg_layer"]
 
@@ -66,12 +67,15 @@ class VGG(nn.Module):
                  with_last_pool: bool = True) -> None:
         super().__init__()
         if depth not in self.arch_settings:
-            raise KeyError(f"depth of VGG must be one of {sorted(self.arch_settings)}, got {depth}")
+            raise UnknownTypeError(
+                f"depth of VGG must be one of {sorted(self.arch_settings)}, got {depth!r}")
         if not 1 <= num_stages <= 5:
             raise ValueError(f"num_stages must be 1 to 5, got {num_stages}")
         if len(dilations) != num_stages:
             raise ValueError(f"dilations must have num_stages = {num_stages} entries, "
                              f"got {tuple(dilations)}")
+        if not isinstance(out_indices, (list, tuple, range)):
+            raise TypeError(f"out_indices must be a list or tuple of stages, got {out_indices!r}")
         if max(out_indices, default=0) > num_stages:
             raise ValueError(f"out_indices must not exceed num_stages = {num_stages}, "
                              f"got {tuple(out_indices)}")

@@ -1,4 +1,4 @@
-"""What MMDetection code takes from ``mmcv.ops``: layers around the operators.
+"""What MMDetection code takes from ``mmcv.ops``: functions and layers around the operators.
 
 Importing this package registers the convolutions ``DCN``, ``DCNv2`` and ``SAC``, the attention
 ``MultiScaleDeformableAttention`` and the upsampling layer ``carafe``.
@@ -13,6 +13,12 @@ from .deform_roi_pool import (
     ModulatedDeformRoIPoolPack,
     deform_roi_pool,
 )
+from .focal_loss import (
+    SigmoidFocalLoss,
+    SoftmaxFocalLoss,
+    sigmoid_focal_loss,
+    softmax_focal_loss,
+)
 from .masked_conv import MaskedConv2d, masked_conv2d
 from .merge_cells import BaseMergeCell, ConcatCell, GlobalPoolingCell, SumCell
 from .modulated_deform_conv import (
@@ -25,6 +31,7 @@ from .multi_scale_deform_attn import (
     MultiScaleDeformableAttnFunction,
     multi_scale_deformable_attn_pytorch,
 )
+from .nms import batched_nms, nms, nms_match, soft_nms
 from .point_sample import SimpleRoIAlign, point_sample, rel_roi_point_to_rel_img_point
 from .roi_align import RoIAlign, multi_level_roi_align, roi_align
 from .roi_pool import RoIPool, roi_pool
@@ -35,6 +42,8 @@ __all__ = [
     "SumCell", "carafe", "carafe_naive",
     "DeformConv2d", "DeformConv2dPack", "ModulatedDeformConv2d", "ModulatedDeformConv2dPack",
     "MultiScaleDeformableAttention", "MultiScaleDeformableAttnFunction", "SAConv2d",
+    "SigmoidFocalLoss", "SoftmaxFocalLoss", "batched_nms", "nms", "nms_match",
+    "sigmoid_focal_loss", "soft_nms", "softmax_focal_loss",
     "CornerPool", "DeformRoIPool", "DeformRoIPoolPack", "MaskedConv2d",
     "ModulatedDeformRoIPoolPack", "RoIAlign", "RoIPool", "SimpleRoIAlign", "deform_roi_pool",
     "masked_conv2d", "multi_level_roi_align", "point_sample", "rel_roi_point_to_rel_img_point",

@@ -151,11 +151,27 @@ def _load_torchvision(name: str, map_location: Any) -> Any:
 
 
 def find_state_dict(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The state dict in a checkpoint: under ``'state_dict'``, under ``'model'``, or itself."""
-    for key in ("state_dict", "model"):
-        if isinstance(checkpoint.get(key), Mapping):
-            return checkpoint[key]
-    return checkpoint
+    """The state dict in a checkpoint: under ``'state_dict'``, under ``'model'``, or itself.
+
+    Raises:
+        ValueError: its keys are not names, or its ``_metadata`` is not a dict of dicts.
+    """
+    found = next((checkpoint[key] for key in ("state_dict", "model")
+                  if isinstance(checkpoint.get(key), Mapping)), checkpoint)
+    _check_state_dict(found)
+    return found
+
+
+def _check_state_dict(state_dict: Mapping[str, Any]) -> None:
+    odd = next((key for key in state_dict if not isinstance(key, str)), None)
+    if odd is not None:
+        raise ValueError("the keys of a state dict must be names of parameters, "
+                         f"got the {type(odd).__name__} {odd!r}")
+    versions = getattr(state_dict, "_metadata", {})
+    if not isinstance(versions, Mapping) or not all(
+            isinstance(name, str) and isinstance(v, Mapping) for name, v in versions.items()):
+        raise ValueError("the _metadata of a state dict must be a dict of dicts by module name, "
+                         f"got {versions!r:.80}")
 
 
 def _rename(state_dict: Mapping[str, Any], rename: Callable[[str], str | None]
@@ -248,7 +264,9 @@ def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bo
 
     Raises:
         RuntimeError: ``strict``, and something does not match.
+        ValueError: a key is not a name, or ``_metadata`` is not a dict of dicts.
     """
+    _check_state_dict(state_dict)
     versions = getattr(state_dict, "_metadata", {})
     # One dict for all modules, not a part for each: modules of an older version rename keys in it,
     # some of them (deformable convolutions) keys that lie outside their own prefix.

@@ -5,6 +5,6 @@ reads the records of what MMDetection computed and computes it again. Nothing in
 this package.
 """
 
-from .accuracy import FLOOR, MARGIN, assert_accurate, errors
+from .accuracy import FLOOR, MARGIN, assert_accurate, errors, granted, share
 
-__all__ = ["FLOOR", "MARGIN", "assert_accurate", "errors"]
+__all__ = ["FLOOR", "MARGIN", "assert_accurate", "errors", "granted", "share"]

@@ -27,6 +27,28 @@ def errors(got: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
     return float(delta.max()), float(delta.square().mean().sqrt())
 
 
+def granted(torch_run: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype
+            ) -> tuple[float, float]:
+    """The maximum and RMS error that a result in ``dtype`` may have."""
+    size = float(truth.detach().double().square().mean().sqrt()) if truth.numel() else 0.0
+    maximum, rms = (max(MARGIN * torchs, floor * max(size, 1e-6))
+                    for torchs, floor in zip(errors(torch_run, truth), FLOOR[dtype]))
+    return maximum, rms
+
+
+def share(got: torch.Tensor, torch_run: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype
+          ) -> float:
+    """The error of a result as a share of what is granted: above one, it is wrong.
+
+    The arguments are those of :func:`assert_accurate`. Infinite where the shape is another or a
+    value is not finite.
+    """
+    if got.shape != truth.shape or not torch.isfinite(got).all():
+        return float("inf")
+    return max(mine / limit for mine, limit in zip(
+        errors(got, truth), granted(torch_run, truth, dtype)))
+
+
 def assert_accurate(name: str, got: torch.Tensor, torch_run: torch.Tensor, truth: torch.Tensor,
                     dtype: torch.dtype) -> None:
     """Hold one result of a kernel against torch's own run and the float64 truth.
@@ -40,10 +62,9 @@ def assert_accurate(name: str, got: torch.Tensor, torch_run: torch.Tensor, truth
     """
     assert got.shape == truth.shape, f"{name}: shape {tuple(got.shape)}, not {tuple(truth.shape)}"
     assert torch.isfinite(got).all(), f"{name}: not finite"
-    size = float(truth.detach().double().square().mean().sqrt()) if truth.numel() else 0.0
-    for what, mine, torchs, floor in zip(
-            ("maximum", "RMS"), errors(got, truth), errors(torch_run, truth), FLOOR[dtype]):
-        granted = max(MARGIN * torchs, floor * max(size, 1e-6))
-        assert mine <= granted, (
+    limits = granted(torch_run, truth, dtype)
+    for what, mine, torchs, limit in zip(
+            ("maximum", "RMS"), errors(got, truth), errors(torch_run, truth), limits):
+        assert mine <= limit, (
             f"{name} ({dtype}): {what} error {mine:.3e}, torch's own run loses {torchs:.3e}, "
-            f"granted {granted:.3e}")
+            f"granted {limit:.3e}")

@@ -33,7 +33,9 @@ class Registry:
     def __init__(self, name: str, build_func: Callable[..., Any] | None = None,
                  parent: Registry | None = None, scope: str | None = None) -> None:
         self.name = name
-        self.build_func = build_func or (parent.build_func if parent else build_from_cfg)
+        if build_func is None:
+            build_func = build_from_cfg if parent is None else parent.build_func
+        self.build_func: Callable[..., Any] = build_func
         self.parent = parent
         self.scope = self.infer_scope() if scope is None else scope
         self._children: dict[str, Registry] = {}
@@ -89,9 +91,12 @@ class Registry:
             return self._children[scope].get(name)
         return None if self.parent is None else self.parent.get(key)
 
-    def build(self, *args: Any, **kwargs: Any) -> Any:
-        """Build what a config describes: ``build_func(cfg, ..., registry=self)``."""
-        return self.build_func(*args, **kwargs, registry=self)
+    def build(self, cfg: dict[str, Any], default_args: dict[str, Any] | None = None,
+              **kwargs: Any) -> Any:
+        """Build the object that ``cfg`` describes; ``kwargs`` are for a ``build_func`` of yours."""
+        if default_args is not None:
+            kwargs["default_args"] = default_args
+        return self.build_func(cfg, **kwargs, registry=self)
 
     def register_module(self, name: str | list[str] | None = None, force: bool = False,
                         module: Any | None = None) -> Any:

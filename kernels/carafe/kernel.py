@@ -4,7 +4,8 @@ Every sum over taps is a product of matrices. For a run of output pixels in one 
 the taps in one source row form a band matrix, [output pixels, source pixels], that is zero where a
 source pixel is no tap of the output pixel; times [source pixels, channels] it gives that row's
 part of the output. The band wastes multiply-adds (the source pixels of a run are more than k) and
-saves loads: a source row is read once per run instead of once per tap, by tensor cores.
+saves loads: a source row is read once per run instead of once per tap, by tensor cores. What is
+not finite would reach all of a run through the zeros of the band: it is added on its own.
 
 The weight of tap (ty, tx) at output pixel (Y, X) of group g stands at ``(g k^2 + ty k + tx) *
 stride_mt + Y // s * stride_my + Y % s * stride_mi + X // s * stride_mx + X % s * stride_mj``, which
@@ -20,6 +21,25 @@ def _weight_offsets(Y, X, tap, S: tl.constexpr, stride_mt, stride_my, stride_mi,
                     stride_mj):
     return (tap * stride_mt + (Y // S) * stride_my + (Y % S) * stride_mi + (X // S) * stride_mx
             + (X % S) * stride_mj)
+
+
+@triton.jit
+def _band_product(weight, band, x, acc, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr):
+    """acc + weight x, where ``weight`` [M, K] is zero, and counts for nothing, outside ``band``."""
+    wild = x - x != 0  # NaN or infinite
+    acc = tl.dot(weight.to(x.dtype), tl.where(wild, tl.zeros_like(x), x), acc,
+                 input_precision=PRECISION)
+    if tl.max(tl.max(wild.to(tl.int32), 1), 0) > 0:
+        place = tl.arange(0, BLOCK_K)
+        for i in range(BLOCK_K):
+            row = (place == i)[:, None] & wild
+            column = (place == i)[None, :] & band
+            value = tl.sum(tl.where(row, x.to(tl.float32), 0.0), 0)
+            times = tl.sum(tl.where(column, weight, 0.0), 1)
+            both = ((tl.max(column.to(tl.int32), 1) > 0)[:, None]
+                    & (tl.max(row.to(tl.int32), 0) > 0)[None, :])
+            acc += tl.where(both, times[:, None] * value[None, :], 0.0)
+    return acc
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -99,7 +119,7 @@ def carafe_fwd_kernel(
                              stride_mx, stride_mj)
         if NORMALIZE:
             m = tl.load(mask_ptr + at, mask=band, other=float("-inf")).to(tl.float32)
-            weight = tl.exp(m - lse[:, None])
+            weight = tl.where(band, tl.exp(m - lse[:, None]), 0.0)
         else:
             weight = tl.load(mask_ptr + at, mask=band, other=0.0).to(tl.float32)
         width = tl.where((row >= 0) & (row < H), W, 0)  # a row off the map has no pixels
@@ -107,7 +127,7 @@ def carafe_fwd_kernel(
         source = x_ptr + b * stride_xb + row * stride_xh + n[:, None] * stride_xw
         x = tl.load(source + channel[None, :] * stride_xc, mask=inside[:, None] & mask_c[None, :],
                     other=0.0)
-        acc = tl.dot(weight.to(x.dtype), x, acc, input_precision=PRECISION)
+        acc = _band_product(weight, band, x, acc, PRECISION, BLOCK_K)
     out = out_ptr + b * stride_ob + Y * stride_oh + X[:, None] * stride_ow
     tl.store(out + channel[None, :] * stride_oc, acc.to(out_ptr.dtype.element_ty),
              mask=(X < W * S)[:, None] & mask_c[None, :])
@@ -180,13 +200,13 @@ def carafe_bwd_x_kernel(
             if NORMALIZE:
                 lse = tl.load(lse_ptr + Y * (W * S) + X, mask=inside_x, other=0.0)
                 m = tl.load(mask_ptr + at, mask=band, other=float("-inf")).to(tl.float32)
-                weight = tl.exp(m - lse[None, :])
+                weight = tl.where(band, tl.exp(m - lse[None, :]), 0.0)
             else:
                 weight = tl.load(mask_ptr + at, mask=band, other=0.0).to(tl.float32)
             source = grad_ptr + b * stride_gb + Y * stride_gh + X[:, None] * stride_gw
             grad = tl.load(source + channel[None, :] * stride_gc,
                            mask=inside_x[:, None] & mask_c[None, :], other=0.0)
-            acc = tl.dot(weight.to(grad.dtype), grad, acc, input_precision=PRECISION)
+            acc = _band_product(weight, band, grad, acc, PRECISION, BLOCK_K)
     out = dx_ptr + b * stride_xb + y * stride_xh + n[:, None] * stride_xw
     tl.store(out + channel[None, :] * stride_xc, acc.to(dx_ptr.dtype.element_ty),
              mask=(n < W)[:, None] & mask_c[None, :])

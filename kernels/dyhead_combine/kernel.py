@@ -67,7 +67,8 @@ def _moments(x_ptr, out_ptr, plane, area, BLOCK: tl.constexpr):
         second += x * x
     off = tl.sum(first) / area
     tl.store(out_ptr, pivot + off)
-    tl.store(out_ptr + plane, tl.maximum(tl.sum(second) - off * off * area, 0.0))
+    spread = tl.sum(second) - off * off * area
+    tl.store(out_ptr + plane, tl.maximum(spread, 0.0, propagate_nan=tl.PropagateNan.ALL))
     return pivot + off
 
 
@@ -130,20 +131,35 @@ def _norm(moments_ptr, weight_ptr, bias_ptr, at, chan, mask, plane, count, eps, 
 
 
 @triton.jit
+def _mean_after(off, rstd, weight, bias, mask, resized):
+    """The channels' means after the norm and the resize.
+
+    An infinite weight makes a channel of both infinities, whose mean is NaN, and so does a resize
+    of an infinite one, which multiplies some of it with zero.
+    """
+    after = weight * off * rstd + bias
+    lost = (weight - weight != 0) | (resized & (bias - bias != 0))
+    return tl.where(mask, tl.where(lost, float("nan"), after), 0.0)
+
+
+@triton.jit
 def _scale(logit, add, divisor, least, most):
-    """HSigmoid of a ReLU, and its derivative as torch has it: 0 at 0, whole at the clamps."""
-    linear = (tl.maximum(logit, 0.0) + add) / divisor
+    """HSigmoid of a ReLU, and its derivative as torch has it: 0 at 0, whole at the clamps.
+
+    NaN passes, and has no derivative.
+    """
+    linear = (tl.where(logit <= 0, 0.0, logit) + add) / divisor
     slope = tl.where((logit > 0) & (linear >= least) & (linear <= most), 1.0 / divisor, 0.0)
-    return tl.minimum(tl.maximum(linear, least), most), slope
+    return tl.where(linear < least, least, tl.where(linear > most, most, linear)), slope
 
 
 @triton.jit
 def _forward(moments_ptr, weight_ptr, bias_ptr, factor_ptr, attention, attention_bias, at, chan,
-             mask, plane, count, eps, add, divisor, least, most, share, CG: tl.constexpr):
+             mask, plane, area, count, eps, add, divisor, least, most, share, CG: tl.constexpr):
     """Store the factor of one branch; return its part of the constant and of the mean."""
     off, shift, rstd, weight, bias = _norm(moments_ptr, weight_ptr, bias_ptr, at, chan, mask,
                                                   plane, count, eps, CG)
-    after = tl.where(mask, weight * (off + shift) * rstd + bias, 0.0)
+    after = _mean_after(off + shift, rstd, weight, bias, mask, count != area)
     scale, _ = _scale(tl.sum(attention * after) + attention_bias, add, divisor, least, most)
     scale *= share
     factor = scale * weight * rstd
@@ -173,18 +189,19 @@ def dyhead_combine_factors_kernel(moments_ptr, mid_weight, mid_bias, low_weight,
     share: tl.constexpr = 1.0 / (1 + HAS_LOW + HAS_HIGH)
     constant, mean = _forward(
         moments_ptr, mid_weight, mid_bias, factors_ptr, attention, attention_bias, at, chan, mask,
-        plane, area, eps, add, divisor, least, most, share, CG)
+        plane, area, area, eps, add, divisor, least, most, share, CG)
     if HAS_LOW:
         c, m = _forward(
             moments_ptr + 3 * plane, low_weight, low_bias, factors_ptr + plane, attention,
-            attention_bias, at, chan, mask, plane, area, eps, add, divisor, least, most, share, CG)
+            attention_bias, at, chan, mask, plane, area, area, eps, add, divisor, least, most,
+            share, CG)
         constant += c
         mean += m
     if HAS_HIGH:
         c, m = _forward(
             moments_ptr + 6 * plane, high_weight, high_bias, factors_ptr + 2 * plane, attention,
-            attention_bias, at, chan, mask, plane, area_high, eps, add, divisor, least, most, share,
-            CG)
+            attention_bias, at, chan, mask, plane, area, area_high, eps, add, divisor, least, most,
+            share, CG)
         constant += c
         mean += m
     tl.store(factors_ptr + 3 * plane + at, constant, mask=mask)
@@ -257,13 +274,13 @@ def _backward(moments_ptr, weight_ptr, bias_ptr, sums_ptr, back_ptr, partial_ptr
     """Store what the backward of one branch needs; return its part of the attention's gradients."""
     off, shift, rstd, weight, bias = _norm(moments_ptr, weight_ptr, bias_ptr, at, chan, mask,
                                                   plane, count, eps, CG)
-    after = tl.where(mask, weight * (off + shift) * rstd + bias, 0.0)
+    after = _mean_after(off + shift, rstd, weight, bias, mask, count != area)
     scale, slope = _scale(tl.sum(attention * after) + attention_bias, add, divisor, least, most)
     scale *= share
     times = tl.load(sums_ptr + at, mask=mask, other=0.0) + grad_mean * shift
     grad_scale = share * tl.sum(tl.where(
         mask, weight * rstd * times + (weight * off * rstd + bias) * alone, 0.0))
-    grad_logit = grad_scale * slope
+    grad_logit = tl.where(slope == 0, 0.0, grad_scale * slope)  # NaN or not
     grad_after = grad_logit * attention
     grad_bias = scale * alone + grad_after
     grad_weight = rstd * (scale * times + grad_after * shift + off * grad_bias)

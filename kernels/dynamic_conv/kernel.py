@@ -5,8 +5,9 @@ For one proposal, with x [IN, S], p_in [IN, FEAT] and p_out [FEAT, OUT]:
     h = relu(norm_in(x^T p_in))      [S, FEAT]
     out = relu(norm_out(h p_out))    [S, OUT]
 
-Rows of a tile beyond S are zero in x, so they stay finite, and zero in the gradient. Columns beyond
-FEAT and OUT are zero in the parameters and are kept out of the norms' sums.
+Rows of a tile beyond S are zero in x and in the gradient; where parameters are not finite they
+become NaN, so what sums over rows leaves them out. Columns beyond FEAT and OUT are zero in the
+parameters and are kept out of the norms' sums. NaN goes through ReLU and its backward as in torch.
 """
 
 import triton
@@ -59,11 +60,16 @@ def _load_affine(w_ptr, b_ptr, offs, mask):
 
 
 @triton.jit
+def _relu(t):
+    return tl.maximum(t, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _store_out(hat, w_ptr, b_ptr, out_ptr, offs_s, offs_o, mask_s, OUT: tl.constexpr):
     """Some columns of relu(hat w + b)."""
     mask_o = offs_o < OUT
     w, b = _load_affine(w_ptr, b_ptr, offs_o, mask_o)
-    out = tl.maximum(hat * w + b, 0.0).to(out_ptr.dtype.element_ty)
+    out = _relu(hat * w + b).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + (offs_s[:, None] * OUT + offs_o[None, :]), out,
              mask=mask_s[:, None] & mask_o[None, :])
 
@@ -114,7 +120,7 @@ def dynamic_conv_fwd_kernel(
                  BLOCK_S, BLOCK_F, BLOCK_K, PRECISION)
     hat, _, _ = _normalize(f, mask_f, eps_in, FEAT)
     w, b = _load_affine(w_in_ptr, b_in_ptr, offs_f, mask_f)
-    h = tl.maximum(hat * w + b, 0.0).to(params_ptr.dtype.element_ty)
+    h = tl.where(mask_f[None, :], _relu(hat * w + b), 0.0).to(params_ptr.dtype.element_ty)
 
     p_out_ptr = params_ptr + IN * FEAT
     out_ptr += n * S * OUT
@@ -157,7 +163,7 @@ def _norm_out_backward(h, p, mean, rstd, grad_ptr, w_ptr, b_ptr, offs_s, offs_o,
     w, b = _load_affine(w_ptr, b_ptr, offs_o, mask_o)
     grad = tl.load(grad_ptr + (offs_s[:, None] * OUT + offs_o[None, :]),
                    mask=mask_s[:, None] & mask_o[None, :], other=0.0).to(tl.float32)
-    grad = tl.where(hat * w + b > 0, grad, 0.0)
+    grad = tl.where(hat * w + b <= 0, 0.0, grad)
     return hat, grad, grad * w
 
 
@@ -227,7 +233,7 @@ def dynamic_conv_bwd_kernel(
                  BLOCK_S, BLOCK_F, BLOCK_K, PRECISION)
     hat, _, rstd_in = _normalize(f, mask_f, eps_in, FEAT)
     w_in, b_in = _load_affine(w_in_ptr, b_in_ptr, offs_f, mask_f)
-    h = tl.maximum(hat * w_in + b_in, 0.0).to(params_ptr.dtype.element_ty)
+    h = tl.where(mask_sf, _relu(hat * w_in + b_in), 0.0).to(params_ptr.dtype.element_ty)
     stats_ptrs = stats_ptr + (n * S + offs_s) * 2
     mean_out = tl.load(stats_ptrs, mask=mask_s, other=0.0)
     rstd_out = tl.load(stats_ptrs + 1, mask=mask_s, other=0.0)
@@ -258,7 +264,7 @@ def dynamic_conv_bwd_kernel(
             h, p, mean_out, rstd_out, grad_ptr, w_out_ptr, b_out_ptr, offs_s, offs_o, mask_s, OUT,
             PRECISION)
         dy = rstd_out[:, None] * (dy_hat - total[:, None] - y_hat * along[:, None])
-        dy = tl.where(mask_o[None, :], dy, 0.0).to(p.dtype)
+        dy = tl.where(mask_s[:, None] & mask_o[None, :], dy, 0.0).to(p.dtype)
         dh = tl.dot(dy, tl.trans(p), dh, input_precision=PRECISION)
         if HAS_DPARAMS:
             if WHOLE:
@@ -270,13 +276,13 @@ def dynamic_conv_bwd_kernel(
                 tl.store(dy_ptr + n * S * OUT + (offs_s[:, None] * OUT + offs_o[None, :]), dy,
                          mask=mask_s[:, None] & mask_o[None, :])
 
-    dh = tl.where(hat * w_in + b_in > 0, dh, 0.0)
+    dh = tl.where((hat * w_in + b_in <= 0) | (mask_s == 0)[:, None], 0.0, dh)
     if HAS_DNORM:
         tl.store(dnorm_ptr + offs_f, tl.sum(dh * hat, 0), mask=mask_f)
         tl.store(dnorm_ptr + FEAT + offs_f, tl.sum(dh, 0), mask=mask_f)
     dh *= w_in
     df = dh - (tl.sum(dh, 1) / FEAT)[:, None] - hat * (tl.sum(dh * hat, 1) / FEAT)[:, None]
-    df = tl.where(mask_f[None, :], rstd_in[:, None] * df, 0.0).to(h.dtype)
+    df = tl.where(mask_sf, rstd_in[:, None] * df, 0.0).to(h.dtype)
     if HAS_DPARAMS and not WHOLE:
         tl.store(h_ptr + n * S * FEAT + at_f, h, mask=mask_sf)
         tl.store(df_ptr + n * S * FEAT + at_f, df, mask=mask_sf)

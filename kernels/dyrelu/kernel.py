@@ -29,7 +29,7 @@ def dyrelu_fwd_kernel(x_ptr, coeffs_ptr, out_ptr, C, area, BLOCK: tl.constexpr):
     mask = offs < area
     a1, b1, a2, b2 = _lines(coeffs_ptr, row, C)
     x = tl.load(x_ptr + row * area + offs, mask=mask, other=0.0).to(tl.float32)
-    out = tl.maximum(x * a1 + b1, x * a2 + b2)
+    out = tl.maximum(x * a1 + b1, x * a2 + b2, propagate_nan=tl.PropagateNan.ALL)
     tl.store(out_ptr + row * area + offs, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -38,7 +38,8 @@ def dyrelu_bwd_kernel(x_ptr, coeffs_ptr, grad_ptr, dx_ptr, dcoeffs_ptr, C, area,
                       BLOCK: tl.constexpr):
     """dx = grad times the slope in force; dcoeffs = sums over the pixels, in one order.
 
-    On a tie both lines get half of the gradient, as torch's maximum has it.
+    On a tie both lines get half of the gradient, and all of it where one of them is NaN, as
+    torch's maximum has it.
     Grid: (B C,); one program owns one channel of one image.
     """
     row = tl.program_id(0).to(tl.int64)
@@ -55,8 +56,9 @@ def dyrelu_bwd_kernel(x_ptr, coeffs_ptr, grad_ptr, dx_ptr, dcoeffs_ptr, C, area,
         grad = tl.load(grad_ptr + at, mask=mask, other=0.0).to(tl.float32)
         u = x * a1 + b1
         v = x * a2 + b2
-        first = tl.where(u > v, grad, tl.where(u == v, grad * 0.5, 0.0))
-        second = grad - first
+        share = tl.where(u == v, grad * 0.5, grad)
+        first = tl.where(u < v, 0.0, share)
+        second = tl.where(u > v, 0.0, share)
         da1 += first * x
         db1 += first
         da2 += second * x

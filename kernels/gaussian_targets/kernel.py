@@ -10,6 +10,21 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 
+@triton.jit(do_not_specialize=["count", "n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9",
+                               "n10", "n11", "n12", "n13", "n14", "n15"])
+def gaussian_targets_numbers_kernel(out_ptr, count, n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10,
+                                    n11, n12, n13, n14, n15):
+    """out[i] = n<i> for i < count <= 16. Grid: (1,)."""
+    i = tl.arange(0, 16)
+    number = tl.where(i == 0, n0, 0) + tl.where(i == 1, n1, 0) + tl.where(i == 2, n2, 0)
+    number += tl.where(i == 3, n3, 0) + tl.where(i == 4, n4, 0) + tl.where(i == 5, n5, 0)
+    number += tl.where(i == 6, n6, 0) + tl.where(i == 7, n7, 0) + tl.where(i == 8, n8, 0)
+    number += tl.where(i == 9, n9, 0) + tl.where(i == 10, n10, 0) + tl.where(i == 11, n11, 0)
+    number += tl.where(i == 12, n12, 0) + tl.where(i == 13, n13, 0) + tl.where(i == 14, n14, 0)
+    number += tl.where(i == 15, n15, 0)
+    tl.store(out_ptr + i, number.to(tl.int32), mask=i < count)
+
+
 @triton.jit
 def _divide(x, y, RECIPROCAL: tl.constexpr):
     if RECIPROCAL:
@@ -163,7 +178,8 @@ def gaussian_targets_kernel(
                 value = _exp(exponent.to(dtype).to(tl.float32), LIBDEVICE).to(dtype).to(tl.float32)
                 value = tl.where(value < eps, 0.0, value)
                 value = (value * k).to(dtype).to(tl.float32)
-                heat = tl.where(inside, tl.maximum(heat, value), heat)
+                above = tl.maximum(heat, value, propagate_nan=tl.PropagateNan.ALL)
+                heat = tl.where(inside, above, heat)
     tl.store(ptrs, heat.to(dtype), mask=mask)
     if HAS_ONES:
         ones = tl.sum(((heat == 1.0) & mask).to(tl.int32))

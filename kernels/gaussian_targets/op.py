@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from ..common import DTYPES, next_power_of_2
 from ..dispatch import Reason, interpreting, use_triton
 from ..launch import launch
-from .reference import cells, centernet_discs, draw, gaussian_radius, zeros
+from .cpu import cells, draw, draw_one, zeros
+from .reference import centernet_discs, gaussian_radius
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TILE_H, TILE_W = 32, 64
+#: Numbers that one launch of ``gaussian_targets_numbers_kernel`` writes.
+NUMBERS = 16
 
 
 def can_run_gaussian_targets(heatmap_dtype: torch.dtype,
@@ -26,6 +30,20 @@ def can_run_gaussian_targets(heatmap_dtype: torch.dtype,
 
 
 # ------------------------------------------------------------------ Triton entry points
+def _on_device(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Integers known on the host as an int32 tensor, written by a kernel that gets them as
+    arguments: a copy from the host would wait, and a CUDA graph would replay it from memory that
+    is long gone."""
+    from .kernel import gaussian_targets_numbers_kernel
+
+    out = torch.empty(len(numbers), dtype=torch.int32, device=device)
+    for first in range(0, len(numbers), NUMBERS):
+        part = list(numbers[first:first + NUMBERS])
+        launch(gaussian_targets_numbers_kernel, (1,), out[first:], len(part),
+               *part, *[0] * (NUMBERS - len(part)), device=device, num_warps=1)
+    return out
+
+
 def _launch_draw(heatmap: Tensor, discs: Tensor, starts: Tensor, k: float,
                  ones: Tensor | None) -> None:
     from .kernel import gaussian_targets_kernel
@@ -39,23 +57,28 @@ def _launch_draw(heatmap: Tensor, discs: Tensor, starts: Tensor, k: float,
            BLOCK_H=TILE_H, BLOCK_W=TILE_W, num_warps=4, enable_fp_fusion=False)
 
 
-@torch.library.custom_op("fastdet::draw_gaussians_", mutates_args=("heatmap",))
-def _draw_triton(heatmap: Tensor, discs: Tensor, starts: Tensor, k: float) -> None:
-    _launch_draw(heatmap, discs, starts, k, None)
+@torch.library.custom_op("fastdet::draw_gaussian_", mutates_args=("heatmap",))
+def _draw_triton(heatmap: Tensor, x: int, y: int, radius: int, k: float) -> None:
+    numbers = _on_device([0, x, y, radius, 0, 1], heatmap.device)
+    _launch_draw(heatmap[None, None], numbers[:4], numbers[4:], k, None)
 
 
 @_draw_triton.register_fake
-def _(heatmap: Tensor, discs: Tensor, starts: Tensor, k: float) -> None:
+def _(heatmap: Tensor, x: int, y: int, radius: int, k: float) -> None:
     return None
 
 
-@torch.library.custom_op("fastdet::gaussian_targets", mutates_args=())
-def _targets_triton(discs: Tensor, starts: Tensor, values: Tensor, channels: int, height: int,
-                    width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Heatmap [B, C, H, W], planes [G, B, 2, H, W] and the number of ones, in two launches."""
+@torch.library.custom_op(
+    "fastdet::gaussian_targets", mutates_args=(),
+    schema="(Tensor discs, SymInt[] lengths, Tensor values, int channels, SymInt height, "
+           "SymInt width, ScalarType dtype) -> (Tensor, Tensor, Tensor)")
+def _targets_triton(discs: Tensor, lengths: Sequence[int], values: Tensor, channels: int,
+                    height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Heatmap [B, C, H, W], planes [G, B, 2, H, W] and the number of ones."""
     from .kernel import gaussian_targets_cells_kernel
 
-    b, groups = starts.numel() - 1, values.shape[1] // 2
+    starts = _on_device([0, *accumulate(lengths)], discs.device)
+    b, groups = len(lengths), values.shape[1] // 2
     tiles = -(-height // TILE_H) * -(-width // TILE_W)
     heatmap = torch.empty(b, channels, height, width, dtype=dtype, device=discs.device)
     planes = torch.empty(groups, b, 2, height, width, dtype=dtype, device=discs.device)
@@ -64,15 +87,15 @@ def _targets_triton(discs: Tensor, starts: Tensor, values: Tensor, channels: int
     block = 512
     launch(gaussian_targets_cells_kernel, (-(-height * width // block), b), planes, discs, starts,
            values, height, width, planes.stride(0), device=discs.device, G=groups,
-           BLOCK_V=max(2, 1 << (2 * groups - 1).bit_length()), BLOCK_P=block, num_warps=4,
+           BLOCK_V=next_power_of_2(2 * groups, 2), BLOCK_P=block, num_warps=4,
            enable_fp_fusion=False)
     return heatmap, planes, ones.sum()
 
 
 @_targets_triton.register_fake
-def _(discs: Tensor, starts: Tensor, values: Tensor, channels: int, height: int, width: int,
-      dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    b, groups = starts.numel() - 1, values.shape[1] // 2
+def _(discs: Tensor, lengths: Sequence[int], values: Tensor, channels: int, height: int,
+      width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    b, groups = len(lengths), values.shape[1] // 2
     return (discs.new_empty(b, channels, height, width, dtype=dtype),
             discs.new_empty(groups, b, 2, height, width, dtype=dtype),
             discs.new_empty((), dtype=torch.int64))
@@ -124,13 +147,17 @@ def draw_gaussian(heatmap: Tensor, center: Sequence[int | Tensor], radius: int,
     if radius < 0:
         raise ValueError(f"radius must not be negative, got {radius}")
     x, y = (int(c) for c in center)
-    device = heatmap.device
-    disc = torch.tensor([[0, x, y, int(radius)]], dtype=torch.int32, device=device)
-    view = heatmap[None, None]
-    if use_triton("gaussian_targets", device, can_run_gaussian_targets(heatmap.dtype)):
-        _draw_triton(view, disc, torch.tensor([0, 1], dtype=torch.int32, device=device), float(k))
+    device, (h, w) = heatmap.device, heatmap.shape
+    triton = use_triton("gaussian_targets", device, can_run_gaussian_targets(heatmap.dtype))
+    if not (-radius <= x < w + radius and -radius <= y < h + radius):
+        return heatmap  # no cell of the disc is on the map
+    if triton:
+        _draw_triton(heatmap, x, y, int(radius), float(k))
+    elif device.type == "cpu":
+        draw_one(heatmap, x, y, int(radius), k)
     else:
-        draw(view, disc, torch.zeros(1, dtype=torch.int64, device=device), k)
+        disc = torch.tensor([[0, x, y, int(radius)]], device=device)
+        draw(heatmap[None, None], disc, torch.zeros(1, dtype=torch.int64, device=device), k)
     return heatmap
 
 
@@ -148,22 +175,12 @@ def _check(gt_bboxes: Sequence[Tensor], gt_labels: Sequence[Tensor], feat_shape:
                              f"{tuple(boxes.shape)} and {tuple(labels.shape)}")
 
 
-def _host_ints(values: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Integers known on the host, on ``device`` without waiting for it."""
-    made = torch.tensor(values, dtype=dtype)
-    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
-
-
 def _targets(discs: Tensor, values: Tensor, lengths: list[int], feat_shape: Sequence[int],
              dtype: torch.dtype, triton: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Heatmap, planes and number of ones, from discs that are grouped by image."""
     b, c, h, w = feat_shape
-    starts = [0]
-    for n in lengths:
-        starts.append(starts[-1] + n)
     if triton:
-        on_device = _host_ints(starts, torch.int32, discs.device)
-        return _targets_triton(discs, on_device, values, c, h, w, dtype)
+        return _targets_triton(discs, lengths, values, c, h, w, dtype)
     if discs.device.type == "cpu" and len(discs):
         label, x, y, _ = discs.unbind(1)
         if bool(((label < 0) | (label >= c)).any()):

@@ -1,13 +1,17 @@
-"""Gaussian targets in plain torch: the definition, the CPU path and the oracle of the tests."""
+"""Gaussian targets in plain torch, disc by disc: the definition and the oracle of the tests."""
 
 from __future__ import annotations
 
 import math
-import mmap
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def _sqrt(x: Any) -> Any:
+    """Correctly rounded, which ``torch.sqrt`` of float32 is not on every CPU."""
+    return x.double().sqrt().to(x.dtype) if isinstance(x, Tensor) else math.sqrt(x)
 
 
 def gaussian_radius(height: Any, width: Any, min_overlap: Any) -> Any:
@@ -16,63 +20,33 @@ def gaussian_radius(height: Any, width: Any, min_overlap: Any) -> Any:
     Python numbers are computed in double; tensors in their own data type, element by element, in
     the order in which MMDetection computes them, because the result is truncated later.
     """
-    sqrt = torch.sqrt if isinstance(height, Tensor) else math.sqrt
     smaller = torch.minimum if isinstance(height, Tensor) else min
     total = height + width
     # One corner inside the box, one outside.
     c1 = width * height * (1 - min_overlap) / (1 + min_overlap)
-    r1 = (total - sqrt(total * total - 4 * c1)) / 2
+    r1 = (total - _sqrt(total * total - 4 * c1)) / 2
     # Both inside.
     b2 = 2 * total
     c2 = (1 - min_overlap) * width * height
-    r2 = (b2 - sqrt(b2 * b2 - 16 * c2)) / 8
+    r2 = (b2 - _sqrt(b2 * b2 - 16 * c2)) / 8
     # Both outside.
     a3 = 4 * min_overlap
     b3 = -2 * min_overlap * total
     c3 = (min_overlap - 1) * width * height
-    r3 = (b3 + sqrt(b3 * b3 - 4 * a3 * c3)) / (2 * a3)
+    r3 = (b3 + _sqrt(b3 * b3 - 4 * a3 * c3)) / (2 * a3)
     return smaller(smaller(r1, r2), r3)
 
 
-def zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A zero tensor; a large one on the CPU is mapped, not written.
-
-    A batch of heatmaps is tens of megabytes of which the discs touch a few per cent, and writing
-    the zeros would be most of the work. Pages of a private anonymous mapping are zero when touched.
-    """
-    nbytes = math.prod(shape) * dtype.itemsize
-    if device.type != "cpu" or nbytes < 1 << 20 or not hasattr(mmap, "MAP_PRIVATE"):
-        return torch.zeros(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+def gaussian_disc(radius: int, sigma: float, dtype: torch.dtype,
+                  device: torch.device | str) -> Tensor:
+    """exp(-d^2 / (2 sigma^2)) on [2 radius + 1, 2 radius + 1], zero below eps times its peak."""
+    side = torch.arange(-radius, radius + 1, dtype=dtype, device=device)
+    square = side * side + (side * side)[:, None]
+    disc = (-square / (2 * sigma * sigma)).exp()
+    return disc.masked_fill(disc < torch.finfo(dtype).eps * disc.max(), 0)
 
 
-def _divide(x: Tensor, y: Tensor) -> Tensor:
-    """``x / y`` with the rounding that torch gives a division by a Python number there."""
-    return x * y.reciprocal() if x.is_cuda else x / y
-
-
-def gaussian_values(dx: Tensor, dy: Tensor, radius: Tensor, k: float, dtype: torch.dtype) -> Tensor:
-    """The gaussians' values at integer offsets from their centres, rounded step by step.
-
-    Args:
-        dx, dy: int64 offsets, ``|dx|, |dy| <= radius``.
-        radius: int64 radii, one per element.
-        k: the height.
-        dtype: what the heatmap is in; each step is rounded to it.
-    """
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    x, y = dx.to(dtype), dy.to(dtype)
-    square = x * x + y * y
-    sigma = (2 * radius + 1).double() / 6
-    exponent = _divide(-square.to(wide), (2 * sigma * sigma).to(wide)).to(dtype)
-    value = exponent.exp()
-    # The peak is 1, so MMDetection's cut at eps * peak is a cut at eps.
-    value = value.masked_fill(value < torch.finfo(dtype).eps, 0)
-    return value * k
-
-
-def draw(heatmap: Tensor, discs: Tensor, image: Tensor, k: float = 1) -> Tensor:
+def draw(heatmap: Tensor, discs: Tensor, image: Tensor, k: float = 1) -> None:
     """Raise a heatmap to the gaussians of all discs, in place.
 
     Args:
@@ -80,31 +54,17 @@ def draw(heatmap: Tensor, discs: Tensor, image: Tensor, k: float = 1) -> Tensor:
         discs: [N, 4] integers: class, x, y, radius.
         image: [N] the image of each disc.
         k: height of the gaussians.
-
-    Returns:
-        Flat indices (into a contiguous [B, C, H, W]) of the elements that a disc covers.
     """
-    _, c, h, w = heatmap.shape
-    label, cx, cy, radius = discs.long().unbind(1)
-    side = 2 * radius + 1
-    disc = torch.repeat_interleave(side * side)
-    first = (side * side).cumsum(0) - side * side
-    at = torch.arange(disc.numel(), device=disc.device) - first[disc]
-    side, radius = side[disc], radius[disc]
-    dy = torch.div(at, side, rounding_mode="floor")
-    dx = at - dy * side - radius
-    dy = dy - radius
-    x, y = cx[disc] + dx, cy[disc] + dy
-    inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    dx, dy, x, y, radius, disc = (t[inside] for t in (dx, dy, x, y, radius, disc))
-    value = gaussian_values(dx, dy, radius, k, heatmap.dtype)
-    index = ((image[disc] * c + label[disc]) * h + y) * w + x
-    if heatmap.is_contiguous():
-        heatmap.view(-1).scatter_reduce_(0, index, value, "amax")
-    else:
-        flat = heatmap.reshape(-1).scatter_reduce_(0, index, value, "amax")
-        heatmap.copy_(flat.view(heatmap.shape))
-    return index
+    h, w = heatmap.shape[2:]
+    for (label, x, y, radius), b in zip(discs.tolist(), image.tolist()):
+        disc = gaussian_disc(radius, (2 * radius + 1) / 6, heatmap.dtype, heatmap.device) * k
+        top, bottom = max(0, y - radius), min(h, y + radius + 1)
+        left, right = max(0, x - radius), min(w, x + radius + 1)
+        if top < bottom and left < right:
+            first_y, first_x = y - radius, x - radius
+            part = disc[top - first_y:bottom - first_y, left - first_x:right - first_x]
+            cells = heatmap[b, label, top:bottom, left:right]
+            cells.copy_(torch.maximum(cells, part))
 
 
 def cells(discs: Tensor, image: Tensor, values: Tensor, shape: tuple[int, int, int],
@@ -122,19 +82,11 @@ def cells(discs: Tensor, image: Tensor, values: Tensor, shape: tuple[int, int, i
         [G, B, 2, H, W], zero where no centre is.
     """
     b, h, w = shape
-    groups = values.shape[1] // 2
-    out = zeros(groups, b, 2, h * w, dtype=dtype, device=discs.device)
-    _, x, y, _ = discs.long().unbind(1)
-    on_map = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    cell = ((image * h + y) * w + x)[on_map]
-    # Scatter has no order, so find the last disc of each cell first.
-    order = torch.arange(cell.numel(), device=cell.device)
-    last = torch.full((b * h * w,), -1, device=cell.device).scatter_reduce_(0, cell, order, "amax")
-    wins = last[cell] == order
-    planes = values[on_map][wins].to(dtype).view(-1, groups, 2).permute(1, 0, 2)
-    flat = cell[wins]
-    out[:, flat // (h * w), :, flat % (h * w)] = planes.transpose(0, 1)
-    return out.view(groups, b, 2, h, w)
+    out = torch.zeros(values.shape[1] // 2, b, 2, h, w, dtype=dtype, device=discs.device)
+    for (_, x, y, _), i, value in zip(discs.tolist(), image.tolist(), values):
+        if 0 <= x < w and 0 <= y < h:
+            out[:, i, :, y, x] = value.to(dtype).view(-1, 2)
+    return out
 
 
 def centernet_discs(boxes: Tensor, labels: Tensor, width_ratio: float, height_ratio: float,

@@ -83,9 +83,10 @@ def max_iou_assign_best_kernel(
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < N
     x1, y1, x2, y2, area = _load_boxes(boxes_ptr + b * stride_b, offs, mask)
-    counts = mask
+    kept = mask
     if HAS_VALID:
-        counts = counts & (tl.load(valid_ptr + b * N + offs, mask=mask, other=0) != 0)
+        kept = kept & (tl.load(valid_ptr + b * N + offs, mask=mask, other=0) != 0)
+    counts = kept
     if HAS_IGNORE:
         covered = tl.full([BLOCK], -1.0, tl.float32)
         for i in range(tl.load(ignore_counts_ptr + b)):
@@ -109,9 +110,7 @@ def max_iou_assign_best_kernel(
         key = tl.where(counts, (bits << 32) | (0x7FFFFFFF - offs), -1)
         tl.atomic_max(best_ptr + b * G + g, tl.max(key, 0), sem="relaxed")
     if count == 0:
-        largest = tl.zeros([BLOCK], dtype=tl.float32)
-        if HAS_VALID:
-            largest = tl.where(counts, largest, -1.0)
+        largest = tl.where(kept, 0.0, -1.0)
     tl.store(largest_ptr + b * N + offs, largest, mask=mask)
     tl.store(which_ptr + b * N + offs, which, mask=mask)
 

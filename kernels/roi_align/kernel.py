@@ -314,7 +314,6 @@ def roi_align_bwd_kernel(
             first_y, last_y = _bins_that_meet(start_y, step_y, low_y, high_y, PH)
             first_x, last_x = _bins_that_meet(start_x, step_x, low_x, high_x, PW)
             n = tl.load(order_ptr + row)
-            part = tl.zeros([TILE * TILE, BLOCK_C], dtype=tl.float32)
             if first_x < last_x:
                 for p in range(first_y, last_y):
                     if MAXIMUM:
@@ -322,6 +321,7 @@ def roi_align_bwd_kernel(
                     else:
                         origin_y = start_y + tl.cast(p, tl.float32) * step_y
                         along_y = _weights(pixel_y, origin_y, step_y, grid_y, H, low_y, high_y)
+                        along_y = along_y / tl.maximum(grid_y * grid_x, 1.0)
                     for q in range(first_x, last_x):
                         at_bin = (n * (PH * PW) + p * PW + q) * C + offs_c
                         g = tl.load(grad_ptr + at_bin, mask=mask_c, other=0.0).to(tl.float32)
@@ -335,16 +335,12 @@ def roi_align_bwd_kernel(
                             a, z, share, inside = _corners(x, mask_c, W)
                             weight *= _share(pixel_x[:, None], a[None, :], z[None, :],
                                              share[None, :], inside[None, :])
-                            part += weight * g[None, :]
+                            acc += weight * g[None, :]
                         else:
                             origin_x = start_x + tl.cast(q, tl.float32) * step_x
                             along_x = _weights(pixel_x, origin_x, step_x, grid_x, W, low_x,
                                                high_x)
-                            part += (along_y * along_x)[:, None] * g[None, :]
-            if MAXIMUM:
-                acc += part
-            else:
-                acc += part / tl.maximum(grid_y * grid_x, 1.0)
+                            acc += (along_y * along_x)[:, None] * g[None, :]
     at = (b * stride_b + offs_c[None, :] * stride_c
           + (pixel_y.to(tl.int64) * stride_y + pixel_x.to(tl.int64) * stride_x)[:, None])
     mask = ((pixel_y < H) & (pixel_x < W))[:, None] & mask_c[None, :]

@@ -2,10 +2,12 @@
 
 import builtins
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import urllib.error
 
 import numpy as np
 import pytest
@@ -16,7 +18,10 @@ import fastdet
 from fastdet.cli import features, main, picture, pipeline
 from fastdet.cli.backends import expected_backend, operators, record_choices
 from fastdet.cli.console import plain_table
-from fastdet.cli.image import Normalization, normalization_of, normalize, parse_size, resize
+from fastdet.cli.errors import CliError
+from fastdet.cli.image import (
+    read_photo,
+)
 from fastdet.cli.model import build, model_config, without_weights
 from fastdet.cli.presets import PRESETS, preset
 
@@ -92,7 +97,8 @@ def test_as_a_module():
 def test_bad_arguments(cli):
     assert_refused(cli("fly"), "fly", "--help")
     assert_refused(cli("features", "--model", "r50_fpn", "--config", "x.py"), "not allowed with")
-    assert_refused(cli("features", "--seed", "many"), "many")
+    for seed in ("many", "1" * 23, "-1", "9" * 9999):
+        assert_refused(cli("features", f"--seed={seed}"), "--seed", "from 0 to 2**64 - 1", seed)
 
 
 def test_env(cli):
@@ -195,6 +201,54 @@ def test_the_picture_of_an_upright_photograph(cli, config, tmp_path):
     assert width > height
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, whose axes tests look at."""
+    figures = []
+
+    def save(figure, path):
+        figures.append(figure)
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(picture.Figure, "savefig", save)
+    return figures
+
+
+def visible_boxes(axes):
+    """For each drawn box whether it lies in the axes' view."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for collection in axes.collections:
+        if isinstance(collection, picture.LineCollection):
+            for box in collection.get_segments():
+                yield (box[:, 0].min() >= left and box[:, 0].max() <= right
+                       and box[:, 1].min() >= top and box[:, 1].max() <= bottom)
+
+
+@pytest.mark.parametrize(("size", "limits"), [
+    ((600, 400), "256x384"), ((30, 40), "32x48"), ((20000, 10), "800x1333"), ((10, 900), "64x96"),
+])
+def test_what_the_picture_shows(cli, config, drawn, tmp_path, size, limits):
+    path = tmp_path / "photo.png"
+    Image.new("RGB", size, (90, 120, 60)).save(path)
+    assert cli("features", "--config", config(), "--size", limits, image=path)[0] == 0
+    (figure,) = drawn
+    width, height = figure.get_size_inches()
+    assert 0.3 < width / height < 4
+    assert width < 24
+    assert height < 24
+    with_boxes = [list(visible_boxes(axes)) for axes in figure.axes]
+    with_boxes = [boxes for boxes in with_boxes if boxes]
+    assert all(map(all, with_boxes)), "an anchor is cut off"
+    assert len(with_boxes) >= 5
+    texts = [t.get_text() for axes in figure.axes for t in axes.texts]
+    cells = json.loads((tmp_path / "out" / "levels.json").read_text())["levels"]
+    single = sum(level["shape"][1:] == [1, 1] for level in cells)
+    assert texts == ["one cell:\nno map to draw"] * single
+    if limits == "256x384":
+        assert len(with_boxes) > 5, "specks are not shown enlarged"
+    assert any("drawn thicker" in t.get_text() for t in figure.texts) == (min(size) == 10)
+
+
 def test_a_config_without_neck_and_anchors(cli, config, tmp_path):
     text = "model = dict(backbone=dict(type='ResNet', depth=18, out_indices=(2, 3)))"
     assert cli("features", "--config", config(text))[0] == 0
@@ -243,13 +297,145 @@ def test_checkpoint(cli, config, tmp_path):
     assert_refused(cli("features", "--config", config(), "--checkpoint", other), "other.pth")
 
 
+INF = float("inf")
+
+
+@pytest.mark.parametrize(("checkpoint", "parts"), [
+    ({1: torch.zeros(1)}, ["the keys of a state dict must be", "int 1"]),
+    ({"state_dict": {1: torch.zeros(1)}}, ["the keys of a state dict must be", "int 1"]),
+    ({"backbone.conv1.weight": "x"}, ["'backbone.conv1.weight' is a str, not a tensor"]),
+    ({"backbone.conv1.weight": torch.full((64, 3, 7, 7), float("nan"))},
+     ["holds NaN or infinity, first in 'backbone.conv1.weight'"]),
+    ({"backbone.conv1.weight": torch.full((64, 3, 7, 7), INF)}, ["holds NaN or infinity"]),
+    ({"backbone.conv1.weight": torch.full((64, 3, 7, 7), 1e38)},
+     ["gives NaN or infinity on level 0, 1, 2, 3, 4 of 5; nothing is written"]),
+    ([1], ["holds a list"]),
+])
+def test_bad_checkpoints(cli, config, tmp_path, checkpoint, parts):
+    path = tmp_path / "bad.pth"
+    torch.save(checkpoint, path)
+    status, out, err = cli("features", "--config", config(), "--checkpoint", path)
+    assert status == 2
+    assert not out
+    last = err.splitlines()[-1]
+    assert last.startswith("fastdet: error: ")
+    assert all(part in last for part in parts)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("metadata", [3, {"backbone": 3}, {1: {"version": 1}}])
+def test_odd_metadata_of_a_checkpoint(cli, config, tmp_path, metadata):
+    state = build("tiny", model_config("", str(config()))[1]).state_dict()
+    state._metadata = metadata
+    torch.save(state, tmp_path / "odd.pth")
+    status, _, err = cli("features", "--config", config(), "--checkpoint", tmp_path / "odd.pth")
+    assert status in (0, 2)  # what is read all the same is right
+    assert "unexpected" not in err
+    assert err.count("\n") <= 1
+
+
+LOADS = dict(type="Pretrained", checkpoint="http://example.org/w.pth")
+
+
+@pytest.mark.parametrize("form", [
+    dict(init_cfg=LOADS), dict(init_cfg=[LOADS]), dict(init_cfg=(LOADS,)),
+    dict(init_cfg=dict(type="Kaiming", layer="Conv2d", override=dict(name="conv1", **LOADS))),
+    dict(init_cfg=[dict(type="Kaiming", layer="Conv2d",
+                        override=[dict(name="conv1", **LOADS)])]),
+    dict(pretrained="http://example.org/w.pth"), dict(pretrained="torchvision://resnet18"),
+    dict(init_cfg=dict(checkpoint="http://example.org/w.pth")),
+    dict(plugins=[dict(cfg=dict(type="ContextBlock", ratio=0.25, init_cfg=[LOADS]), position=
+                       "after_conv2", stages=(False, False, False, True))], depth=50),
+], ids=str)
+def test_no_address_is_opened(cli, config, tmp_path, monkeypatch, form):
+    asked = []
+
+    def download(address, **kwargs):
+        asked.append(address)
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    backbone = dict(type="ResNet", depth=18, out_indices=(2, 3)) | form
+    path = config(f"model = dict(backbone={backbone!r})")
+    status, _, err = cli("features", "--config", path)
+    assert (status, err, asked) == (0, "", [])
+    if "plugins" not in form:  # a context block initialises itself
+        result = cli("features", "--config", path, "--allow-download")
+        assert result[0] == 2 or "checkpoint" in form.get("init_cfg", ())
+        if asked:
+            assert_refused(result, "://", "no route to host")
+
+
+def test_an_address_in_an_unknown_place(cli, config):
+    text = "model = dict(backbone=dict(type='ResNet', depth=18, weights='s3://bucket/w.pth'))"
+    assert_refused(cli("features", "--config", config(text)), "s3://bucket/w.pth",
+                   "--allow-download")
+    assert_refused(cli("features", "--config", config(text), "--allow-download"), "weights")
+
+
+def test_without_weights_keeps_the_rest():
+    init = [dict(type="Kaiming", layer="Conv2d"), LOADS]
+    assert without_weights(dict(a=[dict(init_cfg=init)], depth=1)) == dict(
+        a=[dict(init_cfg=init[:1])], depth=1)
+    assert without_weights(dict(init_cfg=[LOADS], x=())) == dict(x=())
+
+
+def test_a_checkpoint_that_cannot_be_fetched(cli, config, monkeypatch):
+    def download(address, **kwargs):
+        raise urllib.error.HTTPError(address, 404, "Not Found", None, None)
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    assert_refused(cli("features", "--config", config(), "--checkpoint", "http://a.org/b.pth"),
+                   "http://a.org/b.pth", "404")
+
+
+def test_a_folder_where_a_file_is_to_be(cli, config, tmp_path, monkeypatch):
+    assert cli("features", "--config", config())[0] == 0
+    out = tmp_path / "out"
+    (out / "levels.txt").unlink()
+    before = {name: (out / name).read_bytes() for name in FILES[:-1]}
+    (out / "levels.txt").mkdir()
+    (out / "levels.txt" / "mine").write_text("")
+    assert_refused(cli("features", "--config", config(), "--seed", 1), "levels.txt is a folder")
+    monkeypatch.setattr(features, "_check_out", lambda out: None)
+    monkeypatch.setattr(features.Path, "exists", lambda path: path.name != "levels.txt")
+    assert_refused(cli("features", "--config", config(), "--seed", 1), "cannot write")
+    monkeypatch.undo()
+    assert {name: (out / name).read_bytes() for name in FILES[:-1]} == before
+    assert (out / "levels.txt" / "mine").exists()
+
+
+@pytest.mark.parametrize("where", ["fastdet.cli.features", "torch"])
+def test_an_interrupt_during_import(where):
+    code = f"""
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {where!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ['fastdet', 'features', '--list-models']
+import fastdet.__main__
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_bad_backend_at_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "fastdet", "env"], capture_output=True, text=True,
+                          check=False, env={**os.environ, "FASTDET_BACKEND": "bogus"})
+    assert done.returncode == 2
+    assert re.fullmatch(r"fastdet: error: FASTDET_BACKEND: .*'bogus'.*\n", done.stderr)
+
+
 @pytest.mark.parametrize(("text", "parts"), [
     ("import os", ["tiny.py:1", "an import"]),
     ("x = (", ["tiny.py:1", "not Python"]),
     ("x = 1", ["no model with a backbone"]),
     ("model = dict(backbone=dict(type='ResNot', depth=18))", ["backbone", "ResNot", "ResNet"]),
     ("model = dict(backbone=dict(depth=18))", ["backbone", "type"]),
-    ("model = dict(backbone=dict(type='ResNet', depth=17))", ["backbone", "17"]),
+    ("model = dict(backbone=dict(type='ResNet', depth=17))",
+     ["cannot be built: ResNet has no depth 17"]),
     ("model = dict(backbone=dict(type='ResNet', depth=18, out_indices=(0, 9)))", ["backbone", "9"]),
     ("model = dict(backbone=dict(type='ResNet', depth=18, deep=1))", ["backbone", "deep"]),
     (MODEL.replace("type='FPN'", "type='FPM'"), ["neck", "FPM"]),
@@ -265,9 +451,12 @@ def test_bad_configs(cli, config, tmp_path, text, parts):
 
 
 def test_bad_files(cli, photo, tmp_path):
-    assert_refused(cli("features", "--config", photo), ".py or a .json")
+    assert_refused(cli("features", "--config", photo), ".py, .json, .yaml or .yml")
     assert_refused(cli("features", "--config", tmp_path / "none.py"), "no such config file")
     assert_refused(cli("features", image=tmp_path / "none.jpg"), "there is no image file")
+    assert_refused(cli("features", image=tmp_path), "is a folder, not an image")
+    with pytest.raises(CliError, match="IMAGE is an empty name"):
+        read_photo("")
     text = tmp_path / "photo.jpg"
     text.write_text("no image")
     assert_refused(cli("features", image=text), "is not an image")
@@ -299,7 +488,8 @@ def test_a_place_that_cannot_be_written(cli, config, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.write_text("mine")
     assert_refused(cli("features", "--config", config(), "--out", file), "is a file")
-    assert_refused(cli("features", "--config", config(), "--out", file / "sub"), "is below", "a file")
+    assert_refused(cli("features", "--config", config(), "--out", file / "sub"),
+                   "is below", "a file")
     assert file.read_text() == "mine"
 
     def refuse(**kwargs):  # permissions do not bind root, whom tests may run as
@@ -343,45 +533,6 @@ def test_an_error_of_our_own_and_debug(cli, monkeypatch):
     monkeypatch.setenv("FASTDET_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         cli("features")
-
-
-def test_resize_fits_the_limits():
-    photo = np.zeros((600, 512, 3), dtype=np.uint8)
-    assert resize(photo, (800, 1333)).shape == (938, 800, 3)
-    assert resize(photo.transpose(1, 0, 2), (800, 900)).shape == (768, 900, 3)
-    assert resize(np.full((1, 500, 3), 7, np.uint8), (64, 64)).shape == (1, 64, 3)
-    flat = resize(np.full((9, 7, 3), 7, np.uint8), (64, 96))
-    assert (flat == 7).all()
-
-
-def test_normalisation():
-    photo = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    usual = normalize(photo, Normalization())
-    assert usual.shape == (1, 3, 32, 32)
-    assert usual[0, 0, 0, 0] == torch.tensor((0 - 123.675) / 58.395)
-    assert not usual[..., 2:, :].any()
-    assert not usual[..., 3:].any()
-    caffe = normalize(photo, Normalization((103.53, 116.28, 123.675), (1, 1, 1), False, 2))
-    assert caffe.shape == (1, 3, 2, 4)
-    assert caffe[0, 0, 0, 0] == torch.tensor(2 - 103.53)  # blue first
-
-
-def test_normalisation_of_a_config():
-    assert normalization_of({}) == Normalization()
-    norm = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=False)
-    want = Normalization((1, 2, 3), (4, 5, 6), False)
-    assert normalization_of({"img_norm_cfg": norm}) == want
-    steps = [dict(type="MultiScaleFlipAug", transforms=[
-        dict(type="Normalize", **norm), dict(type="Pad", size_divisor=64)])]
-    want = Normalization((1, 2, 3), (4, 5, 6), False, 64)
-    assert normalization_of({"test_pipeline": steps}) == want
-    assert normalization_of({"data": {"test": {"pipeline": steps}}}) == want
-    pre = dict(mean=[1, 2, 3], std=[4, 5, 6], bgr_to_rgb=False, pad_size_divisor=64)
-    assert normalization_of({"model": {"data_preprocessor": pre}}) == want
-
-
-def test_parse_size():
-    assert parse_size("1333x800") == parse_size("800x1333") == (800, 1333)
 
 
 @pytest.mark.parametrize(("padded", "size", "want"), [

@@ -9,9 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdet
-from fastdet.kernels.gaussian_targets import centernet_targets, cornernet_targets, gaussian_radius
+from fastdet.kernels.gaussian_targets import (
+    centernet_targets,
+    cornernet_targets,
+    cpu,
+    gaussian_radius,
+    reference,
+)
 from fastdet.kernels.gaussian_targets import op as op_module
-from fastdet.kernels.gaussian_targets.eager import centernet_targets_eager, draw_one_eager
+from fastdet.models.utils import gaussian_radius as radius_of_mmdet
 from fastdet.models.utils import gen_gaussian_target
 
 HALF = (torch.float32, torch.float16, torch.bfloat16)
@@ -42,12 +48,29 @@ def same(got, want):
     assert int(ones) == count
 
 
-# ------------------------------------------------------------------ the reference
+def centernet_loop(gt_bboxes, gt_labels, shape, image_shape, min_overlap=0.3):
+    """CenterNet's targets by the definitions of the reference, one box after the other."""
+    b, c, h, w = shape
+    boxes, labels = torch.cat(gt_bboxes), torch.cat(gt_labels)
+    image = torch.cat([torch.full((len(t),), i) for i, t in enumerate(gt_bboxes)])
+    discs, values = reference.centernet_discs(boxes, labels, w / image_shape[1],
+                                              h / image_shape[0], min_overlap)
+    heat = torch.zeros(b, c, h, w, dtype=boxes.dtype)
+    reference.draw(heat, discs, image)
+    return heat, *reference.cells(discs, image, values, (b, h, w), boxes.dtype), max(
+        1, int(heat.eq(1).sum()))
+
+
+def draw_loop(heat, x, y, radius, k=1):
+    reference.draw(heat[None, None], torch.tensor([[0, x, y, radius]]), torch.tensor([0]), k)
+
+
+# ------------------------------------------------------------------ the CPU path
 @pytest.mark.parametrize("counts", [(3, 0, 9), (0, 0), (25,)])
-def test_reference_is_the_loop_bit_for_bit(counts):
+def test_cpu_path_is_the_loop_bit_for_bit(counts):
     shape, image = (len(counts), 4, 24, 40), (96, 160, 3)
     gt, labels = batch(counts, 96, 160, 4)
-    want = centernet_targets_eager(gt, labels, shape, image)
+    want = centernet_loop(gt, labels, shape, image)
     same(centernet_targets(gt, labels, shape, image), want)
 
 
@@ -57,7 +80,7 @@ def test_reference_is_the_loop_bit_for_bit(counts):
 def test_one_gaussian_is_the_definition(dtype, center, radius):
     heat = torch.rand(12, 20).to(dtype) * 0.3
     want = heat.clone()
-    draw_one_eager(want, *center, radius, 2.5)
+    draw_loop(want, *center, radius, 2.5)
     got = gen_gaussian_target(heat, center, radius, k=2.5)
     assert got is heat
     assert torch.equal(heat, want)
@@ -87,6 +110,61 @@ def test_radius_keeps_the_overlap(height, width, min_overlap):
     assert gaussian_radius(height, width, min_overlap) == pytest.approx(want, rel=1e-6, abs=1e-9)
     size = torch.tensor([height, width], dtype=torch.float64)
     assert float(gaussian_radius(*size, min_overlap)) == pytest.approx(want, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *HALF])
+def test_all_discs_at_once_are_the_loop_bit_for_bit(dtype):
+    discs = torch.tensor([[0, 3, 4, 2], [1, 3, 4, 5], [0, 4, 4, 3], [1, 0, 11, 0], [1, 30, 3, 4]])
+    image = torch.tensor([0, 0, 1, 1, 1])
+    got, want = (torch.rand(2, 2, 12, 20, generator=torch.Generator().manual_seed(1)).to(dtype) / 2
+                 for _ in range(2))
+    cpu.draw(got, discs, image, 1.5)
+    reference.draw(want, discs, image, 1.5)
+    assert torch.equal(got, want)
+    values = torch.randn(5, 4)
+    assert torch.equal(cpu.cells(discs, image, values, (2, 12, 20), dtype),
+                       reference.cells(discs, image, values, (2, 12, 20), dtype))
+
+
+def test_one_disc_leaves_nothing_that_a_caller_can_reach():
+    first, second = torch.zeros(7, 7), torch.zeros(7, 7)
+    gen_gaussian_target(first, (3, 3), 3)
+    want = first.clone()
+    first.add_(1)
+    gen_gaussian_target(second, (3, 3), 3)
+    assert torch.equal(second, want)
+    with torch._subclasses.FakeTensorMode() as mode:
+        gen_gaussian_target(mode.from_tensor(torch.zeros(9, 9)), (4, 4), 4)
+    assert gen_gaussian_target(torch.zeros(9, 9), (4, 4), 4)[4, 4].item() == 1
+
+
+#: (height, width, min_overlap, what MMDetection 2.26 gives for float32 tensors of one element):
+#: cases in which the last bits depend on a square root that is rounded correctly.
+RADII = [
+    (93.22684478759766, 191.22360229492188, 0.7, 10.121089935302734),
+    (137.6884002685547, 190.69187927246094, 0.5, 23.29376983642578),
+    (7.697726249694824, 51.657684326171875, 0.7, 1.0414600372314453),
+    (89.16653442382812, 156.55653381347656, 0.7, 9.212291717529297),
+    (286.8214416503906, 11.849446296691895, 0.5, 2.9011993408203125),
+]
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (3,)])
+def test_radius_of_tensors_has_the_bits_of_mmdetection(shape):
+    for height, width, min_overlap, want in RADII:
+        size = (torch.full(shape, height), torch.full(shape, width))
+        assert (radius_of_mmdet(size, min_overlap) == torch.tensor(want)).all()
+
+
+@pytest.mark.parametrize(("size", "overlap", "text"), [
+    ((-3, 4), 0.5, r"height and a width that are not negative, got \(-3, 4\)"),
+    ((float("nan"), 4), 0.5, r"not negative, got \(nan, 4\)"),
+    ((3, 4), 0, r"min_overlap must lie in \(0, 1\], got 0"),
+    ((3, 4), 1.5, r"min_overlap must lie in \(0, 1\], got 1.5"),
+])
+def test_radius_of_no_box(size, overlap, text):
+    with pytest.raises(ValueError, match=text):
+        radius_of_mmdet(size, overlap)
 
 
 @given(st.permutations(range(6)))
@@ -138,7 +216,7 @@ def cornernet_loop(gt_bboxes, gt_labels, shape, image):
             radius = max(0, int(gaussian_radius(height, width, 0.3)))
             for name, x, y in (("topleft", left, top), ("bottomright", right, bottom)):
                 cx, cy = int(min(x, w - 1)), int(min(y, h - 1))
-                draw_one_eager(out[f"{name}_heatmap"][i, label], cx, cy, radius)
+                draw_loop(out[f"{name}_heatmap"][i, label], cx, cy, radius)
                 sign = 1 if name == "topleft" else -1
                 for j, (side, cell) in enumerate(((x, cx), (y, cy))):
                     out[f"{name}_offset"][i, j, cy, cx] = side - cell
@@ -269,8 +347,50 @@ def test_opcheck(kernel_device):
     gt, labels = batch((3,), 80, 80, 2, kernel_device)
     discs, values = op_module._discs_triton(gt[0], labels[0], 0.25, 0.25, 0.3)
     torch.library.opcheck(op_module._discs_triton, (gt[0], labels[0], 0.25, 0.25, 0.3))
-    starts = torch.tensor([0, 3], dtype=torch.int32, device=kernel_device)
     torch.library.opcheck(op_module._targets_triton,
-                          (discs, starts, values, 2, 20, 20, torch.float32))
-    heat = torch.zeros(1, 2, 20, 20, device=kernel_device)
-    torch.library.opcheck(op_module._draw_triton, (heat, discs, starts, 1.0))
+                          (discs, [3], values, 2, 20, 20, torch.float32))
+    heat = torch.zeros(20, 20, device=kernel_device)
+    torch.library.opcheck(op_module._draw_triton, (heat, 4, 5, 3, 1.0))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("count", [1, 6, 16, 17, 40])
+def test_kernel_writes_numbers(kernel_device, count):
+    numbers = [7 * i - 30 + 2**30 * (i % 3 == 2) for i in range(count)]
+    assert op_module._on_device(numbers, kernel_device).tolist() == numbers
+
+
+@pytest.mark.kernel
+def test_nothing_is_copied_from_the_host(kernel_device):
+    """What a CUDA graph replays must not be read from the host's memory."""
+    gt, labels = batch((3, 2), 80, 80, 2, kernel_device)
+
+    class NoCopies(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            assert "lift_fresh" not in func.name(), "a tensor is made of numbers of the host"
+            assert "pin_memory" not in func.name()
+            return func(*args, **(kwargs or {}))
+
+    with NoCopies():
+        centernet_targets(gt, labels, (2, 2, 20, 20), (80, 80))
+        gen_gaussian_target(torch.zeros(9, 9, device=kernel_device), (4, 4), 4)
+
+
+@pytest.mark.gpu
+@pytest.mark.kernel
+def test_captured_in_a_cuda_graph(kernel_device):
+    gt, labels = batch((3, 2), 80, 80, 2, kernel_device)
+
+    def call():
+        target, ones = centernet_targets(gt, labels, (2, 2, 20, 20), (80, 80))
+        drawn = gen_gaussian_target(torch.zeros(9, 9, device=kernel_device), (4, 4), 4)
+        return [*target.values(), ones, drawn]
+
+    want = call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = call()
+    for tensor in got:
+        tensor.zero_()
+    graph.replay()
+    assert all(map(torch.equal, got, want))

@@ -342,3 +342,23 @@ def test_torchs_own_message_about_a_device_is_kept():
 
     with pytest.raises(RuntimeError, match="map_location"):
         checkpoint._read("a.pth", no_cuda)
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: {"state_dict": d}])
+def test_keys_that_are_no_names_are_refused(wrap, tmp_path):
+    torch.save(wrap({0: torch.ones(1)}), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="the keys of a state dict must be names of parameters, "
+                                         "got the int 0"):
+        load_checkpoint(nn.Linear(1, 1), tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("metadata", [3, {"": 3}, {0: {}}, [1]])
+def test_a_wrong_metadata_is_refused(metadata, tmp_path):
+    state = nn.Linear(1, 1).state_dict()
+    state._metadata = metadata
+    torch.save(state, tmp_path / "a.pth")
+    for load in (lambda m: load_checkpoint(m, tmp_path / "a.pth"),
+                 lambda m: load_state_dict(m, state)):
+        with pytest.raises(ValueError, match="the _metadata of a state dict must be a dict of "
+                                             "dicts by module name, got "):
+            load(nn.Linear(1, 1))

@@ -29,7 +29,7 @@ def build_prior_generator(cfg: dict[str, Any], default_args: dict[str, Any] | No
     Raises:
         KeyError: ``type`` is missing or unknown.
     """
-    return PRIOR_GENERATORS.build(cfg, default_args)
+    return PRIOR_GENERATORS.build(cfg, default_args=default_args)
 
 
 def build_anchor_generator(cfg: dict[str, Any], default_args: dict[str, Any] | None = None) -> Any:

@@ -1,53 +1,24 @@
 """Boxes: transforms, coders, and what decides which candidate learns which gt."""
 
-from .assigners import AssignResult, BaseAssigner, MaxIoUAssigner
-from .builder import (
-    BBOX_ASSIGNERS,
-    BBOX_CODERS,
-    BBOX_SAMPLERS,
-    build_assigner,
-    build_bbox_coder,
-    build_sampler,
+from . import (
+    assigners,
+    builder,
+    coder,
+    ground_truth,
+    iou_calculators,
+    match_costs,
+    samplers,
+    transforms,
 )
-from .coder import (
-    BaseBBoxCoder,
-    BucketingBBoxCoder,
-    DeltaXYWHBBoxCoder,
-    DistancePointBBoxCoder,
-    LegacyDeltaXYWHBBoxCoder,
-    PseudoBBoxCoder,
-    TBLRBBoxCoder,
-    YOLOBBoxCoder,
-)
-from .iou_calculators import (
-    IOU_CALCULATORS,
-    BboxOverlaps2D,
-    bbox_overlaps,
-    build_iou_calculator,
-)
-from .transforms import (
-    bbox2distance,
-    bbox2result,
-    bbox2roi,
-    bbox_cxcywh_to_xyxy,
-    bbox_flip,
-    bbox_mapping,
-    bbox_mapping_back,
-    bbox_rescale,
-    bbox_xyxy_to_cxcywh,
-    distance2bbox,
-    find_inside_bboxes,
-    roi2bbox,
-)
+from .assigners import *
+from .builder import *
+from .coder import *
+from .ground_truth import *
+from .iou_calculators import *
+from .match_costs import *
+from .samplers import *
+from .transforms import *
 
-__all__ = [
-    "BBOX_ASSIGNERS", "BBOX_CODERS", "BBOX_SAMPLERS", "build_assigner", "build_bbox_coder",
-    "build_sampler",
-    "AssignResult", "BaseAssigner", "MaxIoUAssigner",
-    "IOU_CALCULATORS", "BboxOverlaps2D", "bbox_overlaps", "build_iou_calculator",
-    "BaseBBoxCoder", "BucketingBBoxCoder", "DeltaXYWHBBoxCoder", "DistancePointBBoxCoder",
-    "LegacyDeltaXYWHBBoxCoder", "PseudoBBoxCoder", "TBLRBBoxCoder", "YOLOBBoxCoder",
-    "bbox2distance", "bbox2result", "bbox2roi", "bbox_cxcywh_to_xyxy", "bbox_flip",
-    "bbox_mapping", "bbox_mapping_back", "bbox_rescale", "bbox_xyxy_to_cxcywh", "distance2bbox",
-    "find_inside_bboxes", "roi2bbox",
-]
+__all__ = [*assigners.__all__, *builder.__all__, *coder.__all__, *ground_truth.__all__,
+           *iou_calculators.__all__, *match_costs.__all__, *samplers.__all__,
+           *transforms.__all__]

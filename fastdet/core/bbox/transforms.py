@@ -86,13 +86,12 @@ def roi2bbox(rois: Tensor) -> list[Tensor]:
     return [rois[rois[:, 0] == i, 1:] for i in rois[:, 0].unique(sorted=True).tolist()]
 
 
-def bbox2result(bboxes: Tensor | np.ndarray, labels: Tensor | np.ndarray,
-                num_classes: int) -> list[np.ndarray]:
+def bbox2result(bboxes: Any, labels: Any, num_classes: int) -> list[np.ndarray]:
     """Detections to one array for each class.
 
     Args:
-        bboxes: [n, 5], corners and score.
-        labels: [n].
+        bboxes: [n, 5], corners and score, a tensor or an array.
+        labels: [n], likewise.
         num_classes: how many classes.
 
     Returns:

@@ -132,7 +132,8 @@ def imresize_to_multiple(img: np.ndarray, divisor: int | tuple[int, int],
         divisor: one for both sides, or ``(w, h)``.
         size: ``(w, h)`` before it is rounded up.
         scale_factor: instead of ``size``: one factor or ``(w, h)``.
-        keep_ratio: fit the image into ``size`` with its proportions kept.
+        keep_ratio: fit the image into ``size`` with its proportions kept; no effect on
+            ``scale_factor``.
         img, return_scale, interpolation, out, backend: see :func:`imresize`.
 
     Raises:
@@ -142,11 +143,15 @@ def imresize_to_multiple(img: np.ndarray, divisor: int | tuple[int, int],
     if (size is None) == (scale_factor is None):
         raise ValueError("imresize_to_multiple needs one of size and scale_factor, got "
                          + ("neither" if size is None else "both"))
-    size = _scale_size((w, h), to_2tuple(scale_factor)) if size is None else to_2tuple(size)
-    if keep_ratio:
-        size = rescale_size((w, h), size)
-    size = tuple(math.ceil(s / d) * d for s, d in zip(size, to_2tuple(divisor)))
-    return imresize(img, size, return_scale, interpolation, out, backend)
+    if size is None:
+        wanted = _scale_size((w, h), scale_factor)
+    else:
+        wanted = to_2tuple(size)
+        if keep_ratio:
+            wanted = rescale_size((w, h), wanted)
+    dw, dh = to_2tuple(divisor)
+    wanted = (math.ceil(wanted[0] / dw) * dw, math.ceil(wanted[1] / dh) * dh)
+    return imresize(img, wanted, return_scale, interpolation, out, backend)
 
 
 def imresize_like(img: np.ndarray, dst_img: np.ndarray, return_scale: bool = False,
@@ -198,7 +203,8 @@ def imrescale(img: np.ndarray, scale: float | tuple[float, float], return_scale:
 def imflip(img: np.ndarray, direction: str = "horizontal") -> np.ndarray:
     """A mirrored view: ``'horizontal'``, ``'vertical'`` or ``'diagonal'`` (both)."""
     _one_of("direction", direction, ("horizontal", "vertical", "diagonal"))
-    return np.flip(img, {"horizontal": 1, "vertical": 0, "diagonal": (0, 1)}[direction])
+    axes: dict[str, int | tuple[int, int]] = {"horizontal": 1, "vertical": 0, "diagonal": (0, 1)}
+    return np.flip(img, axes[direction])
 
 
 def imflip_(img: np.ndarray, direction: str = "horizontal") -> np.ndarray:
@@ -361,11 +367,11 @@ def cutout(img: np.ndarray, shape: int | tuple[int, int],
     return out
 
 
-def _affine(img: np.ndarray, matrix: list[list[float]], border_value: Any,
+def _affine(img: np.ndarray, matrix: Any, border_value: Any,
             interpolation: str) -> np.ndarray:
     h, w = img.shape[:2]
     # OpenCV takes a colour of at most four values; images of more channels get the first three.
-    return cv2.warpAffine(img, np.float32(matrix), (w, h),
+    return cv2.warpAffine(img, np.array(matrix, dtype=np.float32), (w, h),
                           borderValue=_per_channel(border_value, img, "border_value")[:3],
                           flags=_code(cv2_interp_codes, interpolation, "interpolation"))
 
@@ -373,7 +379,7 @@ def _affine(img: np.ndarray, matrix: list[list[float]], border_value: Any,
 def imshear(img: np.ndarray, magnitude: float, direction: str = "horizontal",
             border_value: int | tuple[int, ...] = 0,
             interpolation: str = "bilinear") -> np.ndarray:
-    """Shear: ``x + magnitude * y`` (``'horizontal'``), or ``y + magnitude * x`` (``'vertical'``)."""
+    """Shear: ``x + magnitude * y`` (``'horizontal'``) or ``y + magnitude * x`` (``'vertical'``)."""
     _one_of("direction", direction, ("horizontal", "vertical"))
     matrix = ([[1, magnitude, 0], [0, 1, 0]] if direction == "horizontal"
               else [[1, 0, 0], [magnitude, 1, 0]])

@@ -1,4 +1,4 @@
-"""Reading and writing images with OpenCV, Pillow, TurboJPEG or tifffile, as in ``mmcv.image.io``."""
+"""Images from and to files by OpenCV, Pillow, TurboJPEG or tifffile, as in ``mmcv.image.io``."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def adjust_lighting(img: np.ndarray, eigval: Any, eigvec: Any, alphastd: float =
 
 def lut_transform(img: np.ndarray, lut_table: np.ndarray) -> np.ndarray:
     """Map each value of an image in ``[0, 255]`` by a table of 256."""
-    if not (0 <= np.min(img) and np.max(img) <= 255):
+    if np.min(img) < 0 or np.max(img) > 255:
         raise ValueError(f"values must lie in [0, 255], got {np.min(img)} to {np.max(img)}")
     if lut_table.shape != (256,):
         raise ValueError(f"lut_table must have the shape (256,), got {lut_table.shape}")
@@ -247,29 +247,28 @@ def clahe(img: np.ndarray, clip_limit: float = 40.0,
 
 
 def adjust_hue(img: np.ndarray, hue_factor: float, backend: str | None = None) -> np.ndarray:
-    """Turn the hue of an RGB image by ``hue_factor`` of a full turn.
+    """Turn the hue by ``hue_factor`` of a full turn.
 
     Args:
-        img: RGB (not BGR), ``[H, W, 3]``.
+        img: BGR, ``[H, W, 3]``; uint8 with Pillow.
         hue_factor: in ``[-0.5, 0.5]``.
         backend: ``'cv2'`` or ``'pillow'``; the choice of :func:`use_backend` by default.
     """
     if not -0.5 <= hue_factor <= 0.5:
         raise ValueError(f"hue_factor must lie in [-0.5, 0.5], got {hue_factor}")
-    if not isinstance(img, np.ndarray) or img.ndim not in (2, 3):
-        raise TypeError("img must be an array of 2 or 3 dimensions")
-    turn = np.array(int(hue_factor * 255) % 256, dtype=np.uint8)  # wraps, as a turn does
+    if img.ndim != 3:
+        raise ValueError(f"adjust_hue takes an image of 3 dimensions, got {img.ndim}")
+    turn = np.uint8(int(hue_factor * 255) % 256)  # hues wrap, as bytes do
     if _by_pillow(backend):
         from PIL import Image
 
-        picture = Image.fromarray(img)
-        if picture.mode in {"L", "1", "I", "F"}:
-            return img
-        hue, saturation, value = picture.convert("HSV").split()
-        turned = Image.fromarray(np.array(hue, dtype=np.uint8) + turn, "L")
-        merged = Image.merge("HSV", (turned, saturation, value)).convert(picture.mode)
-        return np.array(merged, dtype=img.dtype)
-    hue, saturation, value = cv2.split(cv2.cvtColor(img.astype(np.uint8),
-                                                    cv2.COLOR_RGB2HSV_FULL))
-    hsv = cv2.merge([hue + turn, saturation, value])
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL).astype(img.dtype)
+        if img.dtype != np.uint8:
+            raise TypeError(f"Pillow changes uint8 images, got {img.dtype}")
+        rgb = Image.fromarray(np.ascontiguousarray(img[..., ::-1]))
+        hue, saturation, value = rgb.convert("HSV").split()
+        turned = Image.fromarray(np.asarray(hue) + turn)
+        merged = Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+        return np.array(merged, dtype=img.dtype)[..., ::-1]
+    hsv = cv2.cvtColor(img.astype(np.uint8), cv2.COLOR_BGR2HSV_FULL)
+    hsv[..., 0] += turn
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL).astype(img.dtype)

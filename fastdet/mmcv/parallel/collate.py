@@ -65,4 +65,4 @@ def collate(batch: Sequence[Any], samples_per_gpu: int = 1) -> Any:
         return [collate(samples, samples_per_gpu) for samples in zip(*batch)]
     if isinstance(first, Mapping):
         return {key: collate([d[key] for d in batch], samples_per_gpu) for key in first}
-    return default_collate(batch)
+    return default_collate(list(batch))

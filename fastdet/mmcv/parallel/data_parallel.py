@@ -26,7 +26,7 @@ class MMDataParallel(DataParallel):
         on_cpu = list(kwargs.get("device_ids") or ()) == [-1]
         if on_cpu:
             kwargs = {**kwargs, "device_ids": None}
-        super().__init__(*args, dim=dim, **kwargs)
+        super().__init__(*args, **{**kwargs, "dim": dim})
         self.dim = dim
         if on_cpu:
             self.device_ids = []

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
+from fastdet.utils import import_modules_from_strings
+
 __all__ = [
     "check_prerequisites", "concat_list", "deprecated_api_warning", "has_method",
     "import_modules_from_strings", "is_list_of", "is_method_overridden", "is_seq_of", "is_str",
@@ -53,42 +55,6 @@ def is_str(x: Any) -> bool:
     return isinstance(x, str)
 
 
-def import_modules_from_strings(imports: str | list[str] | None,
-                                allow_failed_imports: bool = False) -> Any:
-    """Import modules by name, as ``custom_imports`` of a config asks for.
-
-    Args:
-        imports: a dotted name or a list of them.
-        allow_failed_imports: warn and give ``None`` for a module that cannot be imported.
-
-    Returns:
-        The module, or the list of modules; ``None`` for nothing.
-
-    Raises:
-        TypeError: ``imports`` is neither.
-        ImportError: a module cannot be imported; it is named.
-    """
-    if not imports:
-        return None
-    if isinstance(imports, str):
-        return import_modules_from_strings([imports], allow_failed_imports)[0]
-    if not isinstance(imports, list):
-        raise TypeError(f"custom_imports must be a list but got type {type(imports)}")
-    imported = []
-    for name in imports:
-        if not isinstance(name, str):
-            raise TypeError(f"{name} is of type {type(name)} and cannot be imported.")
-        try:
-            imported.append(importlib.import_module(name))
-        except ImportError as e:
-            if not allow_failed_imports:
-                raise ImportError(f"Failed to import {name}: {e}") from e
-            warnings.warn(f"{name} failed to import and is ignored: {e}", UserWarning,
-                          stacklevel=2)
-            imported.append(None)
-    return imported
-
-
 def iter_cast(inputs: Iterable[Any], dst_type: type,
               return_type: Callable[[Iterable[Any]], Any] | None = None) -> Any:
     """``dst_type`` of each element: an iterator, or what ``return_type`` makes of it."""
@@ -113,7 +79,8 @@ def tuple_cast(inputs: Iterable[Any], dst_type: type) -> tuple[Any, ...]:
 def is_seq_of(seq: Any, expected_type: type | tuple[type, ...],
               seq_type: type | None = None) -> bool:
     """Whether ``seq`` is a sequence (a ``seq_type``) whose elements all are ``expected_type``."""
-    if not isinstance(seq, Sequence if seq_type is None else seq_type):
+    kind: Any = Sequence if seq_type is None else seq_type
+    if not isinstance(seq, kind):
         return False
     return all(isinstance(item, expected_type) for item in seq)
 
@@ -158,7 +125,7 @@ def check_prerequisites(
                     "install them first.",
 ) -> Callable[..., Any]:
     """A decorator: raise RuntimeError on a call while ``checker`` misses a prerequisite."""
-    names = [prerequisites] if isinstance(prerequisites, str) else prerequisites
+    names: list[str] = [prerequisites] if isinstance(prerequisites, str) else prerequisites
 
     def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(func)

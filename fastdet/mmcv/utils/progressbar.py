@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from multiprocessing import Pool
 from typing import Any, TextIO
 
@@ -74,7 +74,7 @@ def _counted(tasks: Any) -> tuple[Any, int]:
     if isinstance(tasks, tuple) and len(tasks) == 2 and isinstance(tasks[0], Iterable) \
             and isinstance(tasks[1], int):
         return tasks
-    if isinstance(tasks, Iterable) and hasattr(tasks, "__len__"):
+    if isinstance(tasks, Iterable) and isinstance(tasks, Sized):
         return tasks, len(tasks)
     raise TypeError('"tasks" must be an iterable object or a (iterator, int) tuple')
 

@@ -241,7 +241,7 @@ def frames2video(frame_dir: str, video_file: str, fps: float = 30, fourcc: str =
     first = os.path.join(frame_dir, filename_tmpl.format(start))
     check_file_exist(first, "The start frame not found: {}")
     height, width = imread(first).shape[:2]
-    writer = cv2.VideoWriter(video_file, cv2.VideoWriter_fourcc(*fourcc), fps, (width, height))
+    writer = cv2.VideoWriter(video_file, cv2.VideoWriter.fourcc(*fourcc), fps, (width, height))
 
     def write(index: int) -> None:
         writer.write(imread(os.path.join(frame_dir, filename_tmpl.format(index))))

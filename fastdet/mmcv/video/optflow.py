@@ -38,6 +38,8 @@ def sparse_flow_from_bytes(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """KITTI's 16-bit PNG: the flow ``[H, W, 2]``, float32, and where it is known ``[H, W]``."""
     raw = cv2.imdecode(np.frombuffer(content, np.uint8),
                        cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    if raw is None:
+        raise ValueError(f"{len(content)} bytes that OpenCV cannot decode as an image")
     raw = raw[:, :, ::-1].astype(np.float32)
     return (raw[:, :, :2] - 2 ** 15) / 64.0, raw[:, :, 2]
 
@@ -53,7 +55,7 @@ def flowread(flow_or_path: np.ndarray | str, quantize: bool = False, concat_axis
         args, kwargs: as for :func:`dequantize_flow`.
 
     Returns:
-        ``[H, W, 2]``, float32 (float64 from an image).
+        ``[H, W, 2]``, float32.
     """
     if isinstance(flow_or_path, np.ndarray):
         if flow_or_path.ndim != 3 or flow_or_path.shape[-1] != 2:
@@ -73,7 +75,8 @@ def flowread(flow_or_path: np.ndarray | str, quantize: bool = False, concat_axis
     if both.ndim != 2 or both.shape[axis] % 2:
         raise OSError(f"{flow_or_path} is not a valid quantized flow file, its dimension is "
                       f"{both.ndim} and its shape {both.shape}")
-    return dequantize_flow(*np.split(both, 2, axis=axis), *args, **kwargs)
+    dx, dy = np.split(both, 2, axis=axis)
+    return dequantize_flow(dx, dy, *args, **kwargs).astype(np.float32)
 
 
 def flowwrite(flow: np.ndarray, filename: str, quantize: bool = False, concat_axis: int = 0,

@@ -47,7 +47,7 @@ def flow2rgb(flow: np.ndarray, color_wheel: np.ndarray | None = None,
     place = (np.arctan2(-dy, -dx) / np.pi + 1) / 2 * (n - 1)
     low = np.floor(place).astype(int)
     high = (low + 1) % n
-    w = (place - low)[..., None]
+    w = (place - low)[..., None].astype(flow.dtype)
     rgb = (1 - w) * wheel[low] + w * wheel[high]
     short = length <= 1
     rgb[short] = 1 - length[short][:, None] * (1 - rgb[short])
@@ -57,7 +57,7 @@ def flow2rgb(flow: np.ndarray, color_wheel: np.ndarray | None = None,
 
 
 def make_color_wheel(bins: list[int] | tuple[int, ...] | None = None) -> np.ndarray:
-    """A colour wheel ``[sum(bins), 3]``, RGB in ``[0, 1]``.
+    """A colour wheel ``[sum(bins), 3]``, RGB in ``[0, 1]``, float32.
 
     Args:
         bins: how many colours lie between red, yellow, green, cyan, blue, magenta and red.
@@ -68,6 +68,7 @@ def make_color_wheel(bins: list[int] | tuple[int, ...] | None = None) -> np.ndar
         raise ValueError(f"bins must hold 6 numbers, got {len(bins)}")
     corners = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1],
                         [1, 0, 0]], dtype=float)
-    return np.concatenate([
+    wheel = np.concatenate([
         corners[i] + (corners[i + 1] - corners[i]) * (np.arange(n) / n)[:, None]
         for i, n in enumerate(bins)])
+    return wheel.astype(np.float32)

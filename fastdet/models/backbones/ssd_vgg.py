@@ -13,6 +13,7 @@ from fastdet.runner import BaseModule
 
 from ..builder import BACKBONES
 from ..necks.ssd_neck import L2Norm
+from ..utils.checks import check_image, check_indices
 from ..utils.misc import pretrained_init_cfg
 
 __all__ = ["L2Norm", "SSDVGG"]
@@ -60,6 +61,7 @@ class SSDVGG(VGG, BaseModule):
             if value is not None:
                 warnings.warn(f"{name} of SSDVGG is deprecated and has no effect",
                               DeprecationWarning, stacklevel=2)
+        check_indices("out_feature_indices", out_feature_indices, None)
         self.out_feature_indices = out_feature_indices
         self.features.extend([
             nn.MaxPool2d(kernel_size=3, stride=1, padding=1),
@@ -89,6 +91,7 @@ class SSDVGG(VGG, BaseModule):
         Returns:
             The maps of ``out_feature_indices``; a tensor instead of a tuple where there is but one.
         """
+        check_image(self, x, 3)
         outs = []
         for i, layer in enumerate(self.features):
             x = layer(x)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule, NonLocal2d
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
-from .levels import check_num_inputs
+from ..utils.checks import check_maps
 
 __all__ = ["BFP"]
 
-Config = dict[str, Any]
 
 
 @NECKS.register_module()
@@ -38,9 +37,9 @@ class BFP(BaseModule):
     """
 
     def __init__(self, in_channels: int, num_levels: int, refine_level: int = 2,
-                 refine_type: str | None = None, conv_cfg: Config | None = None,
-                 norm_cfg: Config | None = None,
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 refine_type: str | None = None, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg | None = None,
+                 init_cfg: InitCfg = {
                      "type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}) -> None:
         super().__init__(init_cfg)
         if refine_type not in (None, "conv", "non_local"):
@@ -80,7 +79,7 @@ class BFP(BaseModule):
         Raises:
             ValueError: the number of maps is not ``num_levels``.
         """
-        check_num_inputs(self, inputs, self.num_levels)
+        check_maps(self, inputs, [self.in_channels] * self.num_levels)
         size = inputs[self.refine_level].shape[2:]
         maps = [self._resize(x, size, shrink=i < self.refine_level)
                 for i, x in enumerate(inputs)]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule, auto_fp16
+from fastdet.utils.types import InitCfg
 
 from ..builder import NECKS
+from ..utils.checks import check_last_map
 
 __all__ = ["CTResNetNeck"]
 
-Config = dict[str, Any]
 
 
 @NECKS.register_module()
@@ -36,7 +36,7 @@ class CTResNetNeck(BaseModule):
 
     def __init__(self, in_channel: int, num_deconv_filters: Sequence[int],
                  num_deconv_kernels: Sequence[int], use_dcn: bool = True,
-                 init_cfg: Config | list[Config] | None = None) -> None:
+                 init_cfg: InitCfg = None) -> None:
         super().__init__(init_cfg)
         if len(num_deconv_filters) != len(num_deconv_kernels):
             raise ValueError("num_deconv_filters and num_deconv_kernels must be of one length, "
@@ -89,7 +89,5 @@ class CTResNetNeck(BaseModule):
         Raises:
             TypeError: ``inputs`` is not a list or tuple.
         """
-        if not isinstance(inputs, (list, tuple)):
-            raise TypeError("CTResNetNeck takes a list or tuple of maps, "
-                            f"got {type(inputs).__name__}")
+        check_last_map(self, inputs, self.in_channel)
         return (self.deconv_layers(inputs[-1]),)

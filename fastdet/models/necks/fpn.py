@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule, auto_fp16
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
-from .levels import check_in_channels, check_num_inputs, end_of_levels
+from ..utils.checks import check_maps
+from .levels import channels_of_used, check_in_channels, end_of_levels
 
 __all__ = ["FPN"]
 
-Config = dict[str, Any]
 
 EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
 
@@ -60,10 +61,10 @@ class FPN(BaseModule):
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int,
                  start_level: int = 0, end_level: int = -1, add_extra_convs: bool | str = False,
                  relu_before_extra_convs: bool = False, no_norm_on_lateral: bool = False,
-                 conv_cfg: Config | None = None, norm_cfg: Config | None = None,
-                 act_cfg: Config | None = None,
-                 upsample_cfg: Config = {"mode": "nearest"},  # noqa: B006
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 conv_cfg: Cfg | None = None, norm_cfg: Cfg | None = None,
+                 act_cfg: Cfg | None = None,
+                 upsample_cfg: Cfg = {"mode": "nearest"},
+                 init_cfg: InitCfg = {
                      "type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}) -> None:
         super().__init__(init_cfg)
         check_in_channels(in_channels)
@@ -109,7 +110,8 @@ class FPN(BaseModule):
 
     def _top_down(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The lateral maps, to each of which the coarser ones are added."""
-        check_num_inputs(self, inputs, self.num_ins)
+        check_maps(self, inputs, channels_of_used(
+            self.in_channels, self.start_level, self.backbone_end_level))
         laterals = [conv(x) for conv, x in zip(
             self.lateral_convs, inputs[self.start_level:self.backbone_end_level])]
         for i in range(len(laterals) - 1, 0, -1):

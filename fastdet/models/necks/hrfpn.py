@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +11,14 @@ from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
-from .levels import check_in_channels, check_num_inputs, check_size
+from ..utils.checks import check_maps
+from .levels import check_in_channels, check_size
 
 __all__ = ["HRFPN"]
 
-Config = dict[str, Any]
 
 
 @NECKS.register_module()
@@ -43,9 +43,9 @@ class HRFPN(BaseModule):
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int = 5,
-                 pooling_type: str = "AVG", conv_cfg: Config | None = None,
-                 norm_cfg: Config | None = None, with_cp: bool = False, stride: int = 1,
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 pooling_type: str = "AVG", conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg | None = None, with_cp: bool = False, stride: int = 1,
+                 init_cfg: InitCfg = {
                      "type": "Caffe2Xavier", "layer": "Conv2d"}) -> None:
         super().__init__(init_cfg)
         check_in_channels(in_channels)
@@ -83,7 +83,7 @@ class HRFPN(BaseModule):
         Raises:
             ValueError: the number of maps is not that of ``in_channels``, or a size does not fit.
         """
-        check_num_inputs(self, inputs, self.num_ins)
+        check_maps(self, inputs, self.in_channels)
         maps = [inputs[0]]
         for i, x in enumerate(inputs[1:], 1):
             maps.append(F.interpolate(x, scale_factor=2**i, mode="bilinear"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["check_in_channels", "check_num_inputs", "check_size", "end_of_levels"]
+__all__ = ["channels_of_used", "check_in_channels", "check_size", "end_of_levels"]
 
 
 def check_in_channels(in_channels: Any) -> None:
@@ -42,11 +42,9 @@ def end_of_levels(num_ins: int, num_outs: int, start_level: int, end_level: int)
     return last + 1
 
 
-def check_num_inputs(neck: nn.Module, inputs: Sequence[Tensor], wanted: int) -> None:
-    """Raise a ``ValueError`` unless a neck got as many maps as it was built for."""
-    if len(inputs) != wanted:
-        raise ValueError(f"{type(neck).__name__} was built for {wanted} input maps, "
-                         f"got {len(inputs)}")
+def channels_of_used(in_channels: Sequence[int], start: int, end: int) -> list[int | None]:
+    """The channels of each level, ``None`` of those outside ``start`` to ``end``: not read."""
+    return [c if start <= i < end else None for i, c in enumerate(in_channels)]
 
 
 def check_size(x: Tensor, made: str, like: Tensor, level: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastdet.kernels import gaussian_targets as _op
 from fastdet.kernels.gaussian_targets import centernet_targets, cornernet_targets
-from fastdet.kernels.gaussian_targets.eager import gaussian_disc
+from fastdet.kernels.gaussian_targets.reference import gaussian_disc
 
 __all__ = ["centernet_targets", "cornernet_targets", "gather_feat", "gaussian2D",
            "gaussian_radius", "gen_gaussian_target", "get_local_maximum", "get_topk_from_heatmap",
@@ -61,8 +61,16 @@ def gaussian_radius(det_size: Sequence[float | Tensor], min_overlap: float) -> f
 
     Returns:
         The radius, of the type of ``det_size``: double for numbers, per element for tensors.
+
+    Raises:
+        ValueError: the overlap is not in (0, 1], or a number of ``det_size`` is negative.
     """
     height, width = det_size
+    if not 0 < min_overlap <= 1:
+        raise ValueError(f"min_overlap must lie in (0, 1], got {min_overlap!r}")
+    if any(not isinstance(side, Tensor) and not side >= 0 for side in det_size):
+        raise ValueError("det_size must be a height and a width that are not negative, got "
+                         f"{tuple(det_size)}")
     return _op.gaussian_radius(height, width, min_overlap)
 
 

@@ -19,7 +19,10 @@ class AssignResult:
         gt_inds: ``(N,)`` int64: -1 for neither, 0 for background, i + 1 for gt i.
         max_overlaps: ``(N,)``, the overlap with it.
         labels: ``(N,)``, its label, -1 without one; or ``None``.
+        assign_metrics: ``(N,)``, how well prior and gt go together; of the task-aligned assigner.
     """
+
+    assign_metrics: Tensor
 
     def __init__(self, num_gts: int, gt_inds: Tensor, max_overlaps: Tensor | None,
                  labels: Tensor | None = None) -> None:

@@ -72,7 +72,8 @@ def bbox2bucket(proposals: Tensor, gt: Tensor, num_buckets: int, scale_factor: f
     labels = F.one_hot(bucket[..., 0], offsets.size(2)).float()
     near = offsets.abs() < 1
     counted = ~(near & (labels == 0)) if cls_ignore_neighbor else torch.ones_like(near)
-    return tuple(t.flatten(1) for t in (offsets, weights, labels, counted.float()))
+    return (offsets.flatten(1), weights.flatten(1), labels.flatten(1),
+            counted.float().flatten(1))
 
 
 def bucket2bbox(proposals: Tensor, cls_preds: Tensor, offset_preds: Tensor, num_buckets: int,

@@ -23,7 +23,8 @@ class YOLOBBoxCoder(BaseBBoxCoder):
         super().__init__()
         self.eps = eps
 
-    def encode(self, bboxes: Tensor, gt_bboxes: Tensor, stride: float | Tensor) -> Tensor:
+    def encode(self, bboxes: Tensor, gt_bboxes: Tensor,  # type: ignore[override]
+               stride: float | Tensor) -> Tensor:
         """Targets [N, 4] of anchors [N, 4] and boxes [N, 4].
 
         Args:
@@ -40,7 +41,8 @@ class YOLOBBoxCoder(BaseBBoxCoder):
         offset = ((to - centre) / stride + 0.5).clamp(self.eps, 1 - self.eps)
         return torch.cat([offset, ratio.clamp(min=self.eps).log()], dim=-1)
 
-    def decode(self, bboxes: Tensor, pred_bboxes: Tensor, stride: float | Tensor) -> Tensor:
+    def decode(self, bboxes: Tensor, pred_bboxes: Tensor,  # type: ignore[override]
+               stride: float | Tensor) -> Tensor:
         """Boxes [..., 4] of anchors and predictions [..., 4]; ``stride`` as in :meth:`encode`."""
         if pred_bboxes.size(-1) != 4 or bboxes.size(-1) != 4:
             raise ValueError(f"YOLOBBoxCoder: expected [..., 4] twice, got {list(bboxes.shape)} "

@@ -1,0 +1,423 @@
+"""The focal losses: checks, dispatch, launches, autograd and registration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..common import dtype_reason, next_power_of_2, partial_sums
+from ..dispatch import Reason, tracing, use_triton
+from ..launch import launch
+from .cpu import focal_sum
+from .reference import focal_reference, softmax_focal_reference
+
+__all__ = ["can_run_focal_losses", "gaussian_focal_loss", "quality_focal_loss",
+           "sigmoid_focal_loss", "softmax_focal_loss", "varifocal_loss"]
+
+BLOCK, STEPS = 1024, 4
+#: Rows of at most so many classes fit one softmax program.
+MAX_CLASSES = 16384
+#: MMDetection adds it to ``avg_factor``, against images without a target.
+EPS = torch.finfo(torch.float32).eps
+
+
+def can_run_focal_losses(x: Tensor, *others: Tensor | None) -> Reason | None:
+    """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can.
+
+    Args:
+        x: the prediction.
+        others: target, values and weight.
+    """
+    for one in (x, *others):
+        if one is None:
+            continue
+        if one.is_floating_point() and (reason := dtype_reason(one)):
+            return reason
+        if one is not x and one.requires_grad and torch.is_grad_enabled():
+            return "its kernels have no gradient in targets and weights"
+    return None
+
+
+def _whole(exponent: float) -> int:
+    return int(exponent) if exponent in (0, 1, 2, 3, 4) else -1
+
+
+def _launch(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
+            first: float, second: float, grad: Tensor | None, out: Tensor | None,
+            dx: Tensor | None, sums: Tensor | None) -> None:
+    from .kernel import focal_losses_kernel
+
+    def ready(one: Tensor | None) -> Tensor | None:
+        return None if one is None else one.contiguous()
+
+    kinds = {None: "", 1: "row", 2: "element"}
+    launch(focal_losses_kernel, (-(-x.numel() // (BLOCK * STEPS)),), x.contiguous(),
+           target.contiguous(), ready(values), ready(weight), ready(grad), out, dx, sums,
+           x.numel(), first, second, device=x.device, C=x.shape[1], KIND=kind,
+           FIRST=_whole(first), SECOND=_whole(second) if kind == "gaussian" else -1,
+           LABELS=target.dim() == 1, HAS_VALUES=values is not None,
+           WEIGHT=kinds[None if weight is None else weight.dim()], HAS_GRAD=grad is not None,
+           HAS_OUT=out is not None, HAS_DX=dx is not None, HAS_SUMS=sums is not None, BLOCK=BLOCK,
+           STEPS=STEPS, num_warps=4)
+
+
+# ------------------------------------------------------------------ one loss per element
+@torch.library.custom_op("fastdet::focal_losses", mutates_args=())
+def _each(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
+          first: float, second: float) -> Tensor:
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    _launch(kind, x, target, values, weight, first, second, None, out, None, None)
+    return out
+
+
+@torch.library.custom_op("fastdet::focal_losses_backward", mutates_args=())
+def _each_backward(kind: str, grad: Tensor, x: Tensor, target: Tensor, values: Tensor | None,
+                   weight: Tensor | None, first: float, second: float) -> Tensor:
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    _launch(kind, x, target, values, weight, first, second, grad, None, dx, None)
+    return dx
+
+
+@_each.register_fake
+def _(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
+      first: float, second: float) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@_each_backward.register_fake
+def _(kind: str, grad: Tensor, x: Tensor, target: Tensor, values: Tensor | None,
+      weight: Tensor | None, first: float, second: float) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _each_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    kind, *tensors, first, second = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.rest = kind, first, second
+
+
+def _each_autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    kind, first, second = ctx.rest
+    dx = _each_backward(kind, grad, *ctx.saved_tensors, first, second)
+    return None, dx, None, None, None, None, None
+
+
+_each.register_autograd(_each_autograd, setup_context=_each_setup)
+
+
+# ------------------------------------------------------------------ their sum
+def _slope_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the derivative kept for backward: fp16 would lose what the loss scale is to save."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+@torch.library.custom_op("fastdet::focal_losses_sum", mutates_args=())
+def _sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
+         first: float, second: float, with_slope: bool) -> tuple[Tensor, Tensor]:
+    """The sum, and its derivative in x (empty if not wanted)."""
+    sums = partial_sums((-(-x.numel() // (BLOCK * STEPS)),), x.device)
+    slope = torch.empty(x.shape if with_slope else 0, dtype=_slope_dtype(x.dtype), device=x.device)
+    _launch(kind, x, target, values, weight, first, second, None, None,
+            slope if with_slope else None, sums)
+    return sums.sum().to(x.dtype), slope
+
+
+@torch.library.custom_op("fastdet::focal_losses_sum_torch", mutates_args=())
+def _sum_torch(kind: str, x: Tensor, target: Tensor, values: Tensor | None,
+               weight: Tensor | None, first: float, second: float, with_slope: bool
+               ) -> tuple[Tensor, Tensor]:
+    """The same on the CPU."""
+    slope = torch.empty(x.shape if with_slope else 0, dtype=_slope_dtype(x.dtype), device=x.device)
+    total = focal_sum(kind, x, target, values, weight, first, second,
+                      slope if with_slope else None)
+    return total.to(x.dtype), slope
+
+
+@_sum.register_fake
+@_sum_torch.register_fake
+def _(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
+      first: float, second: float, with_slope: bool) -> tuple[Tensor, Tensor]:
+    return x.new_empty(()), x.new_empty(x.shape if with_slope else 0, dtype=_slope_dtype(x.dtype))
+
+
+def _sum_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.dtype, ctx.with_slope = inputs[1].dtype, inputs[-1]
+
+
+def _sum_autograd(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+    (slope,) = ctx.saved_tensors
+    dx = (slope * grad.to(slope.dtype)).to(ctx.dtype) if ctx.with_slope else None
+    return None, dx, None, None, None, None, None, None
+
+
+_sum.register_autograd(_sum_autograd, setup_context=_sum_setup)
+_sum_torch.register_autograd(_sum_autograd, setup_context=_sum_setup)
+
+
+# ------------------------------------------------------------------ softmax
+def _launch_softmax(x: Tensor, labels: Tensor, weight: Tensor | None, grad: Tensor | None,
+                    gamma: float, alpha: float, out: Tensor) -> None:
+    from .kernel import softmax_focal_kernel
+
+    n, c = x.shape
+    wide = next_power_of_2(c, 16)
+    rows = max(1, 4096 // wide)
+    launch(softmax_focal_kernel, (-(-n // rows),), x.contiguous(), labels.contiguous(),
+           None if weight is None else weight.contiguous(),
+           None if grad is None else grad.contiguous(), out, n, c, gamma, alpha, device=x.device,
+           WHOLE=_whole(gamma), HAS_WEIGHT=weight is not None, HAS_GRAD=grad is not None,
+           BLOCK_N=rows, BLOCK_C=wide, num_warps=8)
+
+
+@torch.library.custom_op("fastdet::softmax_focal_loss", mutates_args=())
+def _softmax(x: Tensor, labels: Tensor, weight: Tensor | None, gamma: float, alpha: float
+             ) -> Tensor:
+    out = torch.empty(x.shape[0], dtype=x.dtype, device=x.device)
+    _launch_softmax(x, labels, weight, None, gamma, alpha, out)
+    return out
+
+
+@torch.library.custom_op("fastdet::softmax_focal_loss_backward", mutates_args=())
+def _softmax_backward(grad: Tensor, x: Tensor, labels: Tensor, weight: Tensor | None,
+                      gamma: float, alpha: float) -> Tensor:
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    _launch_softmax(x, labels, weight, grad, gamma, alpha, dx)
+    return dx
+
+
+@_softmax.register_fake
+def _(x: Tensor, labels: Tensor, weight: Tensor | None, gamma: float, alpha: float) -> Tensor:
+    return x.new_empty(x.shape[0])
+
+
+@_softmax_backward.register_fake
+def _(grad: Tensor, x: Tensor, labels: Tensor, weight: Tensor | None, gamma: float, alpha: float
+      ) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _softmax_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, labels, weight, ctx.gamma, ctx.alpha = inputs
+    ctx.save_for_backward(x, labels, weight)
+
+
+def _softmax_autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _softmax_backward(grad, *ctx.saved_tensors, ctx.gamma, ctx.alpha), None, None, None, None
+
+
+_softmax.register_autograd(_softmax_autograd, setup_context=_softmax_setup)
+
+
+# ------------------------------------------------------------------ public functions
+def _reduce(loss: Tensor, count: int, reduction: str, avg_factor: float | Tensor | None) -> Tensor:
+    """Finish a sum: MMDetection's reductions."""
+    if reduction == "sum":
+        return loss
+    return loss / count if avg_factor is None else loss / (avg_factor + EPS)
+
+
+def _check(name: str, reduction: str, avg_factor: float | Tensor | None) -> None:
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    if reduction == "sum" and avg_factor is not None:
+        raise ValueError(f'{name}: avg_factor can not be used with reduction="sum"')
+
+
+def _run(name: str, kind: str, x: Tensor, target: Tensor, values: Tensor | None,
+         weight: Tensor | None, first: float, second: float, reduction: str) -> Tensor:
+    """Check, and compute the losses [N, C] or their sum."""
+    if not x.is_floating_point() or x.dim() != 2:
+        raise ValueError(f"{name}: pred must be floating-point [N, C], got {x.dtype} "
+                         f"{list(x.shape)}")
+    n, c = x.shape
+    if list(target.shape) not in ([n], [n, c]) or target.device != x.device or (
+            target.dim() == 1 and target.is_floating_point()):
+        raise ValueError(f"{name}: target must be integer labels [{n}] or [{n}, {c}] on "
+                         f"{x.device}, got {target.dtype} {list(target.shape)} on "
+                         f"{target.device}")
+    if weight is not None and (list(weight.shape) not in ([n], [n, c])
+                               or weight.device != x.device):
+        raise ValueError(f"{name}: weight must be [{n}] or [{n}, {c}] on {x.device}, got "
+                         f"{list(weight.shape)} on {weight.device}")
+    first, second = float(first), float(second)
+    reason = can_run_focal_losses(x, target, values, weight)
+    triton = use_triton("focal_losses", x.device, reason)
+    fused = triton or (x.device.type == "cpu" and not tracing()
+                       and not any(one is not None and one.requires_grad
+                                   for one in (target, values, weight)))
+    if reduction == "none" or not fused:
+        loss = (_each if triton else focal_reference)(kind, x, target, values, weight, first,
+                                                      second)
+        return loss if reduction == "none" else loss.sum()
+    wanted = x.requires_grad and torch.is_grad_enabled()
+    return (_sum if triton else _sum_torch)(kind, x, target, values, weight, first, second,
+                                            wanted)[0]
+
+
+def sigmoid_focal_loss(pred: Tensor, target: Tensor, weight: Tensor | None = None,
+                       gamma: float = 2.0, alpha: float = 0.25, reduction: str = "mean",
+                       avg_factor: float | Tensor | None = None) -> Tensor:
+    """Focal loss of independent classes (`arXiv 1708.02002 <https://arxiv.org/abs/1708.02002>`_).
+
+    Args:
+        pred: logits [N, C].
+        target: integer labels [N], of which those off 0..C-1 are background, or [N, C] in [0, 1].
+        weight: [N] or [N, C].
+        gamma: exponent of the focus on hard examples.
+        alpha: weight of targets, against 1 - alpha of the background.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        avg_factor: what ``'mean'`` divides the sum by, instead of N C.
+
+    Returns:
+        [N, C] for ``'none'``, else a scalar.
+
+    Raises:
+        ValueError: shapes, data types, devices or the reduction do not fit.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+    """
+    name = "sigmoid_focal_loss"
+    _check(name, reduction, avg_factor)
+    loss = _run(name, "sigmoid", pred, target, None, weight, gamma, alpha, reduction)
+    return loss if reduction == "none" else _reduce(loss, pred.numel(), reduction, avg_factor)
+
+
+def quality_focal_loss(pred: Tensor, target: tuple[Tensor, Tensor], weight: Tensor | None = None,
+                       beta: float = 2.0, reduction: str = "mean",
+                       avg_factor: float | Tensor | None = None) -> Tensor:
+    """Focal loss towards a quality (`arXiv 2006.04388 <https://arxiv.org/abs/2006.04388>`_).
+
+    Args:
+        pred: logits [N, C].
+        target: integer labels [N], of which those off 0..C-1 are background, and qualities [N] in
+            [0, 1], the target at the label.
+        weight: [N].
+        beta: exponent of the distance from the target.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        avg_factor: what ``'mean'`` divides the sum by, instead of N.
+
+    Returns:
+        [N], summed over classes, for ``'none'``, else a scalar.
+
+    Raises:
+        ValueError: shapes, data types, devices or the reduction do not fit.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+    """
+    name = "quality_focal_loss"
+    _check(name, reduction, avg_factor)
+    if len(target) != 2 or target[0].dim() != 1 or target[0].shape != target[1].shape:
+        raise ValueError(f"{name}: target must be labels [N] and qualities [N], got "
+                         f"{[list(one.shape) for one in target]}")
+    if weight is not None and weight.dim() != 1:
+        raise ValueError(f"{name}: weight must be [N], got {list(weight.shape)}")
+    labels, quality = target
+    loss = _run(name, "quality", pred, labels, quality, weight, beta, 0.0, reduction)
+    return loss.sum(1) if reduction == "none" else _reduce(loss, len(pred), reduction, avg_factor)
+
+
+def varifocal_loss(pred: Tensor, target: Tensor, weight: Tensor | None = None, alpha: float = 0.75,
+                   gamma: float = 2.0, iou_weighted: bool = True, reduction: str = "mean",
+                   avg_factor: float | Tensor | None = None) -> Tensor:
+    """Focal loss of backgrounds alone (`arXiv 2008.13367 <https://arxiv.org/abs/2008.13367>`_).
+
+    Args:
+        pred: logits [N, C].
+        target: [N, C], the overlap of a class's box with its object, zero for background.
+        weight: [N] or [N, C].
+        alpha: weight of the background.
+        gamma: exponent of the focus on hard backgrounds.
+        iou_weighted: weigh objects by their target, rather than by one.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        avg_factor: what ``'mean'`` divides the sum by, instead of N C.
+
+    Returns:
+        [N, C] for ``'none'``, else a scalar.
+
+    Raises:
+        ValueError: shapes, data types, devices or the reduction do not fit.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+    """
+    name = "varifocal_loss"
+    _check(name, reduction, avg_factor)
+    if target.shape != pred.shape:
+        raise ValueError(f"{name}: target must be {list(pred.shape)} like pred, got "
+                         f"{list(target.shape)}")
+    kind = "varifocal" if iou_weighted else "varifocal_plain"
+    loss = _run(name, kind, pred, target, None, weight, gamma, alpha, reduction)
+    return loss if reduction == "none" else _reduce(loss, pred.numel(), reduction, avg_factor)
+
+
+def gaussian_focal_loss(pred: Tensor, gaussian_target: Tensor, weight: Tensor | None = None,
+                        alpha: float = 2.0, gamma: float = 4.0, reduction: str = "mean",
+                        avg_factor: float | Tensor | None = None) -> Tensor:
+    """Focal loss of heatmaps (`arXiv 1808.01244 <https://arxiv.org/abs/1808.01244>`_).
+
+    Args:
+        pred: probabilities, of any shape.
+        gaussian_target: in [0, 1], of the same shape; exactly one at the centres.
+        weight: of the same shape.
+        alpha: exponent of the focus on hard examples.
+        gamma: exponent that spares the surroundings of a centre.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        avg_factor: what ``'mean'`` divides the sum by, instead of the number of elements.
+
+    Returns:
+        Of the shape of ``pred`` for ``'none'``, else a scalar.
+
+    Raises:
+        ValueError: shapes, data types, devices or the reduction do not fit.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+    """
+    name = "gaussian_focal_loss"
+    _check(name, reduction, avg_factor)
+    for what, one in (("gaussian_target", gaussian_target), ("weight", weight)):
+        if one is not None and one.shape != pred.shape:
+            raise ValueError(f"{name}: {what} must be {list(pred.shape)} like pred, got "
+                             f"{list(one.shape)}")
+    loss = _run(name, "gaussian", pred.reshape(-1, 1), gaussian_target.reshape(-1, 1), None,
+                None if weight is None else weight.reshape(-1, 1), gamma, alpha, reduction)
+    if reduction == "none":
+        return loss.view(pred.shape)
+    return _reduce(loss, pred.numel(), reduction, avg_factor)
+
+
+def softmax_focal_loss(pred: Tensor, target: Tensor, weight: Tensor | None = None,
+                       gamma: float = 2.0, alpha: float = 0.25, reduction: str = "mean") -> Tensor:
+    """Focal loss of exclusive classes: -alpha (1 - p)^gamma log(p) of the label's probability.
+
+    Args:
+        pred: logits [N, C].
+        target: int64 labels [N] in 0..C-1; a negative one has no loss.
+        weight: [C], by label.
+        gamma: exponent of the focus on hard examples.
+        alpha: factor.
+        reduction: ``'none'``, ``'mean'`` (over N) or ``'sum'``.
+
+    Returns:
+        [N] for ``'none'``, else a scalar.
+
+    Raises:
+        ValueError: shapes, data types, devices or the reduction do not fit.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+    """
+    name = "softmax_focal_loss"
+    _check(name, reduction, None)
+    if pred.dim() != 2 or not pred.is_floating_point():
+        raise ValueError(f"{name}: pred must be floating-point [N, C], got {pred.dtype} "
+                         f"{list(pred.shape)}")
+    for what, one, shape in (("target", target, pred.shape[:1]), ("weight", weight,
+                                                                  pred.shape[1:])):
+        if one is not None and (one.shape != shape or one.device != pred.device):
+            raise ValueError(f"{name}: {what} must be {list(shape)} on {pred.device}, got "
+                             f"{list(one.shape)} on {one.device}")
+    reason = can_run_focal_losses(pred, weight)
+    if reason is None and pred.shape[1] > MAX_CLASSES:
+        reason = f"its kernel takes at most {MAX_CLASSES} classes, not {pred.shape[1]}"
+    triton = use_triton("focal_losses", pred.device, reason)
+    loss = (_softmax if triton else softmax_focal_reference)(pred, target, weight, float(gamma),
+                                                             float(alpha))
+    if reduction == "none":
+        return loss
+    return _reduce(loss.sum(), len(pred), reduction, None)

@@ -1,0 +1,137 @@
+"""Non-maximum suppression: checks, sorting, dispatch, launches and registration."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..common import dtype_reason, next_power_of_2
+from ..dispatch import Reason, use_triton
+from ..launch import launch
+from .cpu import nms_cpu
+
+__all__ = ["batched_nms_padded", "can_run_nms"]
+
+BLOCK = 64
+#: One program keeps a bit per box in registers, at most 8 words of 32 in each of 256 threads.
+MAX_BOXES = 8 * 32 * 256
+#: The group of boxes that take no part.
+NO_GROUP = torch.iinfo(torch.int64).max
+
+
+def can_run_nms(boxes: Tensor) -> Reason | None:
+    """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
+    if boxes.shape[-2] > MAX_BOXES:
+        return f"its kernels take at most {MAX_BOXES} boxes an image, not {boxes.shape[-2]}"
+    return dtype_reason(boxes)
+
+
+@torch.library.custom_op("fastdet::nms", mutates_args=())
+def _triton(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, offset: int,
+            limit: int) -> Tensor:
+    """Which boxes stay, bool [B, N], in the order of ``rank``; see the kernels' docstring."""
+    from .kernel import nms_mask_kernel, nms_scan_kernel
+
+    b, n = groups.shape
+    tiles, words = -(-n // BLOCK), -(-n // 32)
+    keep = torch.zeros(b, n, dtype=torch.bool, device=boxes.device)
+    mask = torch.empty(b, n, words, dtype=torch.int32, device=boxes.device)
+    groups = groups.contiguous()
+    launch(nms_mask_kernel, (tiles, tiles, b), boxes.contiguous(), groups, mask, iou_threshold, n,
+           device=boxes.device, NO_GROUP=NO_GROUP, OFFSET=offset, BLOCK=BLOCK, num_warps=8,
+           enable_fp_fusion=False)
+    lanes = next_power_of_2(words, 32)
+    launch(nms_scan_kernel, (words, b), groups, mask, rank.contiguous(), keep, n, limit,
+           device=boxes.device, NO_GROUP=NO_GROUP, WORDS=lanes,
+           ROWS=8 if lanes <= 1024 else 2, num_warps=min(max(lanes // 128, 1), 8))
+    return keep
+
+
+@torch.library.custom_op("fastdet::nms_torch", mutates_args=())
+def _torch(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, offset: int,
+           limit: int) -> Tensor:
+    """The same without Triton: on the host, wherever the boxes are."""
+    keep = torch.zeros(groups.shape, dtype=torch.bool)
+    for image, (box, group, ranks) in enumerate(zip(boxes.cpu(), groups.cpu(), rank.cpu())):
+        mine = (group != NO_GROUP).nonzero().view(-1)
+        stays = nms_cpu(box[mine], group[mine], iou_threshold, offset, limit)
+        keep[image, ranks[mine[stays]]] = True
+    return keep.to(boxes.device)
+
+
+@_triton.register_fake
+@_torch.register_fake
+def _(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, offset: int,
+      limit: int) -> Tensor:
+    return torch.empty_like(groups, dtype=torch.bool, memory_format=torch.contiguous_format)
+
+
+def batched_nms_padded(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: float,
+                       max_num: int = -1, *, score_threshold: float = 0.0, offset: int = 0,
+                       valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Non-maximum suppression within groups, of a fixed size, without a word from the host.
+
+    A box is kept unless a kept box of its group with a higher score overlaps it by more than the
+    threshold. Boxes of equal score count in the order in which they stand, NaN counts as the
+    highest score, and a box with a NaN coordinate neither suppresses nor is suppressed.
+
+    Args:
+        boxes: [N, 4] or [B, N, 4], x1, y1, x2, y2; half types are compared in fp32.
+        scores: [N] or [B, N].
+        groups: integers [N] or [B, N], such as class or level indices; ``None`` for one group.
+        iou_threshold: intersection over union above which a box is suppressed.
+        max_num: keep the best so many of all groups together; all if not positive.
+        score_threshold: if positive, boxes with scores up to it take no part.
+        offset: 1 if x2 and y2 belong to the box (its width is ``x2 - x1 + 1``), else 0.
+        valid: bool [N] or [B, N], boxes that take part; all if ``None``.
+
+    Returns:
+        Indices of kept boxes by descending score, int64 [K] or [B, K] with K = N or
+        ``min(N, max_num)``, zero behind the last one; and how many there are, int64 [] or [B].
+
+    Raises:
+        ValueError: shapes, data types or devices do not fit, or offset is neither 0 nor 1.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+    """
+    if boxes.dim() not in (2, 3) or boxes.shape[-1] != 4 or not boxes.is_floating_point():
+        raise ValueError("nms: boxes must be floating-point [N, 4] or [B, N, 4], got "
+                         f"{boxes.dtype} {list(boxes.shape)}")
+    for name, one in (("scores", scores), ("groups", groups), ("valid", valid)):
+        if one is not None and (one.shape != boxes.shape[:-1] or one.device != boxes.device):
+            raise ValueError(f"nms: {name} must be {list(boxes.shape[:-1])} on {boxes.device} for "
+                             f"boxes {list(boxes.shape)}, got {list(one.shape)} on {one.device}")
+    if offset not in (0, 1):
+        raise ValueError(f"nms: offset must be 0 or 1, got {offset!r}")
+    if boxes.dim() == 2:
+        keep, count = batched_nms_padded(
+            boxes[None], scores[None], None if groups is None else groups[None], iou_threshold,
+            max_num, score_threshold=score_threshold, offset=offset,
+            valid=None if valid is None else valid[None])
+        return keep[0], count[0]
+
+    boxes, scores = boxes.detach(), scores.detach()
+    n = boxes.shape[1]
+    rank = scores.sort(dim=1, descending=True, stable=True).indices
+    if score_threshold > 0:
+        above = scores > score_threshold
+        valid = above if valid is None else valid & above
+    group = torch.zeros_like(rank) if groups is None else groups.long().gather(1, rank)
+    if valid is not None:
+        group = group.masked_fill(~valid.gather(1, rank), NO_GROUP)
+    if groups is None and valid is None:
+        by_group = torch.arange(n, device=boxes.device).expand_as(rank)
+        order = rank
+    else:
+        group, by_group = group.sort(dim=1, stable=True)
+        order = rank.gather(1, by_group)
+    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    triton = use_triton("nms", boxes.device, can_run_nms(boxes))
+    stays = (_triton if triton else _torch)(boxes, group, by_group, float(iou_threshold), offset,
+                                            max(max_num, 0))
+    size = min(n, max_num) if max_num > 0 else n
+    place = stays.cumsum(1)
+    count = stays.sum(1).clamp(max=size)
+    wanted = torch.arange(1, size + 1, device=boxes.device)
+    at = torch.searchsorted(place, wanted.expand(len(place), -1).contiguous())
+    keep = rank.gather(1, at.clamp(max=max(n - 1, 0)))
+    return keep.masked_fill(wanted > count[:, None], 0), count

@@ -1,0 +1,148 @@
+"""One small call of every operator, for the tests that hold all of them to one rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdet.kernels.carafe import carafe
+from fastdet.kernels.deform_conv2d import deform_conv2d
+from fastdet.kernels.dyhead_combine import Branch, dyhead_combine
+from fastdet.kernels.dynamic_conv import dynamic_conv
+from fastdet.kernels.dyrelu import dyrelu
+from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
+from fastdet.kernels.grid_priors import grid_anchors, grid_points
+from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
+from fastdet.kernels.roi_align import roi_align
+from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
+from fastdet.kernels.valid_flags import valid_flags
+from fastdet.kernels.window_attention import window_attention
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of an operator.
+
+    Attributes:
+        call: takes the tensors of ``inputs`` by name and returns tensors, in any nest.
+        inputs: [shape] of each floating-point input, which is filled with normal numbers, or a
+            function that makes it.
+        differentiable: whether the operator has a backward pass.
+    """
+
+    call: Callable[..., Any]
+    inputs: dict[str, tuple[int, ...] | Callable[[], Tensor]]
+    differentiable: bool = True
+
+    def make(self, device: torch.device) -> dict[str, Tensor]:
+        """The inputs, the same each time, float32 and contiguous."""
+        torch.manual_seed(0)
+        return {name: (torch.randn(what) if isinstance(what, tuple) else what()).to(device)
+                for name, what in self.inputs.items()}
+
+
+def flat(result: Any) -> list[Tensor]:
+    """The tensors of a nest of dictionaries and sequences."""
+    if isinstance(result, Tensor):
+        return [result]
+    parts = result.values() if isinstance(result, dict) else result
+    return [tensor for part in parts for tensor in flat(part)]
+
+
+def _dyhead(levels: str, groups: int = 2) -> Callable[..., Any]:
+    def call(attention: Tensor, attention_bias: Tensor, **given: Tensor) -> Any:
+        branches = [Branch(given[name], given[f"{name}_weight"], given[f"{name}_bias"])
+                    if name in levels else None for name in ("mid", "low", "high")]
+        return dyhead_combine(branches, attention, attention_bias, groups=groups)
+    return call
+
+
+def _dyhead_inputs(**maps: tuple[int, ...]) -> dict[str, Any]:
+    inputs: dict[str, Any] = dict(maps)
+    for name, (_, channels, *_) in maps.items():
+        inputs |= {f"{name}_weight": (channels,), f"{name}_bias": (channels,)}
+    return inputs | {"attention": (channels,), "attention_bias": (1,)}
+
+
+def _dynamic(n: int, channels: int, feat: int, out: int, size: int) -> Case:
+    return Case(
+        dynamic_conv,
+        {"x": (n, channels, size), "norm_in_weight": (feat,), "norm_in_bias": (feat,),
+         "norm_out_weight": (out,), "norm_out_bias": (out,),
+         "params": lambda: torch.randn(n, (channels + out) * feat) / channels ** 0.5})
+
+
+def _boxes(n: int, width: float, height: float) -> Callable[[], Tensor]:
+    def make() -> Tensor:
+        corners = torch.rand(n, 2, 2).sort(1).values * torch.tensor([width, height])
+        return corners.view(n, 4)
+    return make
+
+
+def _centernet(boxes: Tensor) -> Any:
+    labels = torch.arange(len(boxes), device=boxes.device) % 2
+    return centernet_targets([boxes[:2], boxes[2:]], [labels[:2], labels[2:]], (2, 2, 9, 13),
+                             (36, 52))
+
+
+LEVELS = [(3, 5), (2, 2)]
+
+#: Odd sizes, so that no block is full, and no dimension a power of two where it may be another.
+CASES: dict[str, Case] = {
+    "carafe": Case(lambda x, masks: carafe(x, masks, 3, 2, 2),
+                   {"x": (1, 6, 3, 5), "masks": (1, 18, 6, 10)}),
+    "carafe-normalize": Case(lambda x, masks: carafe(x, masks, 5, 1, 2, normalize=True),
+                             {"x": (1, 5, 3, 9), "masks": (1, 100, 3, 9)}),
+    "deform_conv2d": Case(
+        lambda x, offset, weight, mask, bias: deform_conv2d(
+            x, offset, weight, mask=mask, bias=bias, padding=(1, 1)),
+        {"x": (2, 5, 3, 4), "offset": (2, 18, 3, 4), "weight": (7, 5, 3, 3),
+         "mask": lambda: torch.rand(2, 9, 3, 4), "bias": (7,)}),
+    "deform_conv2d-groups": Case(
+        lambda x, offset, weight: deform_conv2d(
+            x, offset, weight, stride=(2, 2), padding=(1, 1), groups=2, deform_groups=2),
+        {"x": (1, 6, 5, 5), "offset": (1, 36, 3, 3), "weight": (4, 3, 3, 3)}),
+    "dyhead_combine": Case(
+        _dyhead("mid low high"),
+        _dyhead_inputs(mid=(1, 4, 5, 7), low=(1, 4, 5, 7), high=(1, 4, 2, 3))),
+    "dyhead_combine-coarsest": Case(
+        _dyhead("mid low"), _dyhead_inputs(mid=(1, 4, 3, 5), low=(1, 4, 3, 5))),
+    "dynamic_conv": _dynamic(2, 5, 3, 9, 4),
+    "dynamic_conv-chunks": _dynamic(1, 7, 20, 70, 17),
+    "dyrelu": Case(dyrelu, {"x": (2, 3, 5, 7), "coeffs": lambda: torch.rand(2, 12)}),
+    "gaussian_targets": Case(
+        lambda heatmap: draw_gaussian(heatmap.clone(), (4, 3), 2, 1.5),
+        {"heatmap": lambda: torch.rand(7, 11)}, differentiable=False),
+    "gaussian_targets-centernet": Case(
+        _centernet, {"boxes": _boxes(5, 51, 35)}, differentiable=False),
+    "grid_priors": Case(
+        lambda base: grid_anchors(base, [2, 1], [(3, 5), (2, 3)], [(8, 8), (16.5, 7)]),
+        {"base": (3, 4)}, differentiable=False),
+    "grid_priors-points": Case(
+        lambda like: grid_points(LEVELS, [(8, 8), (16.5, 7)], stride_columns=1, device=like.device),
+        {"like": (1,)}, differentiable=False),
+    "multi_scale_deformable_attention": Case(
+        lambda value, places, weights: multi_scale_deformable_attention(
+            value, LEVELS, None, places, weights),
+        {"value": (2, 19, 2, 5), "places": lambda: torch.rand(2, 7, 2, 2, 3, 2) * 1.4 - 0.2,
+         "weights": (2, 7, 2, 2, 3)}),
+    "roi_align": Case(
+        lambda x: roi_align(x, x.new_tensor([[0, 1.2, 0.5, 5.0, 3.5], [1, 0.0, 0.0, 2.0, 2.0],
+                                             [1, -3.0, 2.0, 9.0, 4.0]]), (2, 3)),
+        {"x": (2, 5, 5, 7)}),
+    "spatial_reduction_attention": Case(
+        lambda q, kv: spatial_reduction_attention(q, kv, 2),
+        {"q": (2, 19, 32), "kv": (2, 7, 64)}),
+    "valid_flags": Case(
+        lambda like: valid_flags([[(2, 4), (1, 2)], [(3, 0), (2, 2)]], [2, 1], LEVELS,
+                                 device=like.device),
+        {"like": (1,)}, differentiable=False),
+    "window_attention": Case(
+        lambda qkv, table, pad: window_attention(
+            qkv, table, (3, 4), num_heads=2, window_size=3, shift=1, pad_value=pad),
+        {"qkv": (1, 12, 96), "table": (25, 2), "pad": (96,)}),
+}
