@@ -108,7 +108,7 @@ CASES: dict[str, Case] = {
         {"x": (1, 6, 5, 5), "offset": (1, 36, 3, 3), "weight": (4, 3, 3, 3)}),
     "dyhead_combine": Case(
         _dyhead("mid low high"),
-        _dyhead_inputs(mid=(2, 6, 5, 7), low=(2, 6, 5, 7), high=(2, 6, 2, 3))),
+        _dyhead_inputs(mid=(1, 4, 5, 7), low=(1, 4, 5, 7), high=(1, 4, 2, 3))),
     "dyhead_combine-coarsest": Case(
         _dyhead("mid low"), _dyhead_inputs(mid=(1, 4, 3, 5), low=(1, 4, 3, 5))),
     "dynamic_conv": _dynamic(2, 5, 3, 9, 4),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fastdet.cli import run as run_command
 from fastdet.cli import verify
 from fastdet.cli.errors import CliError, first_line
 from fastdet.version import __version__
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
                           help="list the models that --model knows, and exit")
     features.set_defaults(module="features")
 
+    run_command.add(commands)
     verify.add(commands)
     return parser
 
@@ -102,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A command is imported when it is asked for: --help needs neither models nor matplotlib.
         if args.module == "env":
             from fastdet.cli.env import run
+        elif args.module == "run":
+            from fastdet.cli.run import run
         elif args.module == "verify":
             from fastdet.cli.verify import run
         else:

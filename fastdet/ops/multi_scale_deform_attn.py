@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cnn import constant_init, xavier_init
-from ..cnn.bricks.registry import ATTENTION
-from ..cnn.bricks.transformer import _renamed
-from ..kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
-from ..kernels.multi_scale_deformable_attention.cpu import multi_scale_deformable_attention_cpu
-from ..kernels.pyramid import check_fill
-from ..runner import BaseModule
+from fastdet.cnn import constant_init, xavier_init
+from fastdet.cnn.bricks.registry import ATTENTION
+from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
+from fastdet.kernels.multi_scale_deformable_attention.cpu import (
+    multi_scale_deformable_attention_cpu,
+)
+from fastdet.kernels.pyramid import check_fill
+from fastdet.runner import BaseModule
+from fastdet.utils.deprecation import renamed
 
 __all__ = ["MultiScaleDeformableAttention", "MultiScaleDeformableAttnFunction",
            "multi_scale_deformable_attn_pytorch"]
@@ -132,7 +134,7 @@ class MultiScaleDeformableAttention(BaseModule):
         xavier_init(self.output_proj, distribution="uniform")
         self._is_init = True
 
-    @_renamed(residual="identity")
+    @renamed(residual="identity")
     def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None,
                 identity: Tensor | None = None, query_pos: Tensor | None = None,
                 key_padding_mask: Tensor | None = None, reference_points: Tensor | None = None,

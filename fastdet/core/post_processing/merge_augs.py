@@ -28,7 +28,7 @@ def _original(boxes: Tensor, meta: Meta) -> Tensor:
                              meta["flip_direction"])
 
 
-def _present(cfg: Any) -> Any:
+def proposal_settings(cfg: Any) -> Any:
     """A copy of an RPN's test config whose keys of older versions have today's names."""
     cfg = copy.deepcopy(cfg)
     if "nms" not in cfg or "max_num" in cfg or "nms_thr" in cfg:
@@ -61,7 +61,7 @@ def merge_aug_proposals(aug_proposals: Sequence[Tensor], img_metas: Sequence[Met
     Raises:
         ValueError: a setting is given by its old and its new name, and they differ.
     """
-    cfg = _present(cfg)
+    cfg = proposal_settings(cfg)
     views = torch.cat([torch.cat([_original(one[:, :4], meta), one[:, 4:]], 1)
                        for one, meta in zip(aug_proposals, img_metas)])
     merged, _ = nms(views[:, :4].contiguous(), views[:, -1].contiguous(),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fastdet.utils import config, registry
-from fastdet.utils.config import Config, ConfigDict
+from fastdet.utils.config import Config, ConfigDict, DictAction
 from fastdet.utils.registry import Registry, build_from_cfg
 
 from . import parrots_wrapper
@@ -89,7 +89,7 @@ from .trace import is_jit_tracing
 from .version_utils import digit_version, get_git_hash
 
 __all__ = [
-    "Config", "ConfigDict", "Registry", "build_from_cfg", "config", "registry",
+    "Config", "ConfigDict", "DictAction", "Registry", "build_from_cfg", "config", "registry",
     "IS_IPU_AVAILABLE", "IS_MLU_AVAILABLE", "IS_MPS_AVAILABLE", "IS_NPU_AVAILABLE",
     "collect_env", "load_url", "get_logger", "print_log",
     "check_prerequisites", "concat_list", "deprecated_api_warning", "has_method",
@@ -111,8 +111,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "DictAction":
-        return getattr(config, name)
     if name in ("IS_CUDA_AVAILABLE", "CUDA_HOME", "BuildExtension", "CUDAExtension",
                 "CppExtension"):
         return getattr(parrots_wrapper, name)
