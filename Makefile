@@ -26,6 +26,13 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cli]'
 	touch $@
 
+# The demo needs torch and what draws; no linter, no test.
+$(VENV)/.installed-demo: setup.py constraints.txt
+	@echo "Installing fastdet and torch into $(VENV); the first time this takes minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli]'
+	@touch $@
+
 # A Triton before the pinned one lies in a folder of its own, which goes to the front of the path,
 # with a NumPy that its interpreter knows (2.4 made an error of what Triton 3.6 does).
 .venv-triton-%/.installed: $(STAMP)
@@ -37,8 +44,9 @@ compile-%: .venv-triton-%/.installed
 .PRECIOUS: .venv-triton-%/.installed
 
 ## make demo     run a Swin-T and FPN on a photograph; the picture is in out/features
-demo: $(STAMP)
-	$(BIN)/fastdet features --out $(OUT)
+demo: $(VENV)/.installed-demo
+	@echo "Running a Swin-T and FPN on a photograph, twice: the second call is timed."
+	@$(BIN)/fastdet features --out $(OUT)
 
 ## make test     everything CI runs: lint, types, tests, kernels under the interpreter, ledger,
 ##               and kernels under older Tritons

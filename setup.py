@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'"(.+)"', (HERE / "fastdet" / "version.py").read_text()).group(1)
@@ -29,16 +30,30 @@ packages = find_packages(include=["fastdet", "fastdet.*"],
 for folder in LINKED:
     packages += [f"fastdet.{folder}", *(f"fastdet.{folder}.{p}" for p in find_packages(folder))]
 
+
+class SourceArchive(sdist):
+    """A source archive with the links that a checkout has; setuptools leaves them out."""
+
+    def make_release_tree(self, base_dir, files):
+        super().make_release_tree(base_dir, files)
+        for folder in LINKED:
+            (Path(base_dir) / "fastdet" / folder).symlink_to(Path("..", folder))
+
+
+# Links to files of the repository lead nowhere from a package index.
+readme = re.sub(r"!?\[([^]]*)\]\((?!https?:|#)[^)]*\)", r"\1", (HERE / "README.md").read_text())
+
 setup(
     name="fastdet",
     version=VERSION,
     description="The components of MMDetection 2.x on today's PyTorch, with Triton kernels",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=readme,
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=packages,
+    cmdclass={"sdist": SourceArchive},
     package_dir={f"fastdet.{folder}": folder for folder in LINKED},
     package_data={"fastdet": ["py.typed"], "fastdet.compat": ["*.json"],
                   "fastdet.kernels": ["*/README.md"]},

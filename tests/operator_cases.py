@@ -17,6 +17,7 @@ from fastdet.kernels.dyrelu import dyrelu
 from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
 from fastdet.kernels.grid_priors import grid_anchors, grid_points
 from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
+from fastdet.kernels.roi_align import roi_align
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
 from fastdet.kernels.valid_flags import valid_flags
 from fastdet.kernels.window_attention import window_attention
@@ -107,7 +108,7 @@ CASES: dict[str, Case] = {
         {"x": (1, 6, 5, 5), "offset": (1, 36, 3, 3), "weight": (4, 3, 3, 3)}),
     "dyhead_combine": Case(
         _dyhead("mid low high"),
-        _dyhead_inputs(mid=(2, 6, 5, 7), low=(2, 6, 5, 7), high=(2, 6, 2, 3))),
+        _dyhead_inputs(mid=(1, 4, 5, 7), low=(1, 4, 5, 7), high=(1, 4, 2, 3))),
     "dyhead_combine-coarsest": Case(
         _dyhead("mid low"), _dyhead_inputs(mid=(1, 4, 3, 5), low=(1, 4, 3, 5))),
     "dynamic_conv": _dynamic(2, 5, 3, 9, 4),
@@ -129,6 +130,10 @@ CASES: dict[str, Case] = {
             value, LEVELS, None, places, weights),
         {"value": (2, 19, 2, 5), "places": lambda: torch.rand(2, 7, 2, 2, 3, 2) * 1.4 - 0.2,
          "weights": (2, 7, 2, 2, 3)}),
+    "roi_align": Case(
+        lambda x: roi_align(x, x.new_tensor([[0, 1.2, 0.5, 5.0, 3.5], [1, 0.0, 0.0, 2.0, 2.0],
+                                             [1, -3.0, 2.0, 9.0, 4.0]]), (2, 3)),
+        {"x": (2, 5, 5, 7)}),
     "spatial_reduction_attention": Case(
         lambda q, kv: spatial_reduction_attention(q, kv, 2),
         {"q": (2, 19, 32), "kv": (2, 7, 64)}),

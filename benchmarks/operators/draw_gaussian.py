@@ -35,7 +35,7 @@ ENTRY = Entry(
     tiny={"H": 9, "W": 7, "x": 5, "y": 2, "radius": 3},
     make=_make,
     providers={"eager": Provider(_eager, capturable=False),
-               "fastdet": Provider(_fastdet, capturable=False)},
+               "fastdet": Provider(_fastdet)},
     dtypes=("fp32", "fp16"),
     trains=False,
     exact=True,

@@ -55,7 +55,8 @@ def draw(result: Result, path: Path) -> None:
     panel_w = max(1.5, 2.15 * (width / height) ** 0.5)
     panel_h = panel_w * height / width
     facts_of_photo = (f"{result.photo.shape[1]} {BY} {result.photo.shape[0]}, padded to "
-                      f"{result.padded[1]} {BY} {result.padded[0]} pixels")
+                      f"{result.padded[1]} {BY} {result.padded[0]} pixels"
+                      + (", drawn thicker" if _is_ribbon(result.photo) else ""))
     columns, rows = (count, 2) if upright else (2, count)
     grid_w = columns * (panel_w + GAP) - GAP
     grid_h = rows * (panel_h + HEAD + GAP) - GAP
@@ -88,7 +89,7 @@ def draw(result: Result, path: Path) -> None:
         write(x, y + 0.19, soft, fontsize=7.5, width=width, color=SOFT)
 
     write(MARGIN, MARGIN, result.model, fontsize=16, fontweight="bold")
-    facts = f"{result.weights}   ·   {result.device}   ·   {result.timing}"
+    facts = "   ·   ".join(filter(None, (result.weights, result.device, result.timing)))
     if result.weights == "random weights":
         facts += "   ·   the maps are those of an initialised network, not of a trained one"
     write(MARGIN, MARGIN + 0.36, facts, fontsize=8.5, color=SOFT)
@@ -133,6 +134,10 @@ def _view(result: Result) -> tuple[float, float, float, float]:
 def _frame(axes: Axes, view: tuple[float, float, float, float]) -> None:
     x, y, w, h = view
     axes.set(xlim=(x, x + w), ylim=(y + h, y), facecolor=AROUND)
+
+
+def _is_ribbon(pixels: np.ndarray) -> bool:
+    return min(pixels.shape[:2]) < RIBBON * max(pixels.shape[:2])
 
 
 def _picture(axes: Axes, pixels: np.ndarray) -> None:

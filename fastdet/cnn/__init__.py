@@ -1,6 +1,6 @@
 """What MMDetection code takes from ``mmcv.cnn``: layers by config, blocks, initialisation."""
 
-from ..runner.weight_init import (
+from fastdet.runner.weight_init import (
     INITIALIZERS,
     Caffe2XavierInit,
     ConstantInit,
@@ -20,6 +20,7 @@ from ..runner.weight_init import (
     uniform_init,
     xavier_init,
 )
+
 from .bricks import (
     ACTIVATION_LAYERS,
     CONV_LAYERS,
@@ -68,7 +69,8 @@ from .bricks.transformer import (
     build_transformer_layer,
     build_transformer_layer_sequence,
 )
-from .utils import revert_sync_batchnorm
+from .builder import MODELS, build_model_from_cfg
+from .utils import fuse_conv_bn, get_model_complexity_info, revert_sync_batchnorm
 from .vgg import VGG, make_vgg_layer
 
 __all__ = [
@@ -87,5 +89,6 @@ __all__ = [
     "TruncNormalInit", "UniformInit", "XavierInit",
     "bias_init_with_prob", "caffe2_xavier_init", "constant_init", "initialize", "kaiming_init",
     "normal_init", "trunc_normal_init", "uniform_init", "xavier_init",
-    "revert_sync_batchnorm",
+    "MODELS", "build_model_from_cfg",
+    "fuse_conv_bn", "get_model_complexity_info", "revert_sync_batchnorm",
 ]

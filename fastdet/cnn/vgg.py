@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..runner import load_checkpoint
-from ..runner.weight_init import constant_init, kaiming_init, normal_init
-from ..utils.registry import UnknownTypeError
+from fastdet.runner import load_checkpoint
+from fastdet.runner.weight_init import constant_init, kaiming_init, normal_init
+from fastdet.utils.registry import UnknownTypeError
 
 __all__ = ["VGG", "make_vgg_layer"]
 

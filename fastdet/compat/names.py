@@ -8,7 +8,6 @@ __all__ = ["RENAMED", "our_module"]
 
 #: Modules whose name differs; all others have ours by :data:`_ROOTS`.
 RENAMED = {
-    "mmcv.cnn.utils.weight_init": "fastdet.cnn.weight_init",
     "mmcv.runner.base_module": "fastdet.runner.base_module",
     "mmcv.runner.checkpoint": "fastdet.runner.checkpoint",
     "mmcv.runner.fp16_utils": "fastdet.runner.fp16",

@@ -21,6 +21,12 @@ from .builder import (
     build_roi_extractor,
     build_shared_head,
 )
+from .dense_heads import *  # noqa: F403
+from .dense_heads import __all__ as _dense_heads
+from .detectors import *  # noqa: F403
+from .detectors import __all__ as _detectors
+from .losses import *  # noqa: F403
+from .losses import __all__ as _losses
 from .necks import *  # noqa: F403
 from .necks import __all__ as _necks
 from .roi_heads import *  # noqa: F403
@@ -34,4 +40,7 @@ __all__ = [
 ]
 __all__ += _backbones
 __all__ += _necks
+__all__ += _dense_heads
+__all__ += _detectors
+__all__ += _losses
 __all__ += _roi_heads

@@ -7,12 +7,11 @@ and is then built from a config.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
-from fastdet.runner import Sequential
-from fastdet.utils import Registry, build_from_cfg
+from fastdet.cnn.builder import MODELS as ROOT
+from fastdet.utils import Registry
+from fastdet.utils.types import Cfg
 
 __all__ = [
     "MODELS", "BACKBONES", "NECKS", "ROI_EXTRACTORS", "SHARED_HEADS", "HEADS", "LOSSES",
@@ -21,18 +20,7 @@ __all__ = [
     "build_loss", "build_detector",
 ]
 
-Config = dict[str, Any]
-
-
-def _build_model(cfg: Config | list[Config], registry: Registry,
-                 default_args: Config | None = None) -> Any:
-    """Build one model from a dict, or a ``Sequential`` of models from a list of dicts."""
-    if isinstance(cfg, list):
-        return Sequential(*[build_from_cfg(c, registry, default_args) for c in cfg])
-    return build_from_cfg(cfg, registry, default_args)
-
-
-MODELS = Registry("models", build_func=_build_model)
+MODELS = Registry("models", parent=ROOT)
 BACKBONES = MODELS
 NECKS = MODELS
 ROI_EXTRACTORS = MODELS
@@ -42,38 +30,38 @@ LOSSES = MODELS
 DETECTORS = MODELS
 
 
-def build_backbone(cfg: Config) -> nn.Module:
+def build_backbone(cfg: Cfg) -> nn.Module:
     """Build a backbone from its config dict; ``cfg['type']`` names the class."""
     return BACKBONES.build(cfg)
 
 
-def build_neck(cfg: Config | list[Config]) -> nn.Module:
+def build_neck(cfg: Cfg | list[Cfg]) -> nn.Module:
     """Build a neck from its config dict, or a chain of necks from a list of them."""
     return NECKS.build(cfg)  # type: ignore[arg-type]
 
 
-def build_roi_extractor(cfg: Config) -> nn.Module:
+def build_roi_extractor(cfg: Cfg) -> nn.Module:
     """Build a registered RoI extractor from its config dict."""
     return ROI_EXTRACTORS.build(cfg)
 
 
-def build_shared_head(cfg: Config) -> nn.Module:
+def build_shared_head(cfg: Cfg) -> nn.Module:
     """Build a registered shared head from its config dict."""
     return SHARED_HEADS.build(cfg)
 
 
-def build_head(cfg: Config) -> nn.Module:
+def build_head(cfg: Cfg) -> nn.Module:
     """Build a registered head from its config dict."""
     return HEADS.build(cfg)
 
 
-def build_loss(cfg: Config) -> nn.Module:
+def build_loss(cfg: Cfg) -> nn.Module:
     """Build a registered loss from its config dict."""
     return LOSSES.build(cfg)
 
 
-def build_detector(cfg: Config, train_cfg: Config | None = None,
-                   test_cfg: Config | None = None) -> nn.Module:
+def build_detector(cfg: Cfg, train_cfg: Cfg | None = None,
+                   test_cfg: Cfg | None = None) -> nn.Module:
     """Build a registered detector from its config dict.
 
     Args:

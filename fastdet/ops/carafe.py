@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..cnn import UPSAMPLE_LAYERS, normal_init, xavier_init
-from ..kernels.carafe import carafe as _operator
-from ..kernels.carafe.reference import normalized_masks
+from fastdet.cnn import UPSAMPLE_LAYERS, normal_init, xavier_init
+from fastdet.kernels.carafe import carafe as _operator
+from fastdet.kernels.carafe.reference import normalized_masks
 
 __all__ = ["CARAFE", "CARAFENaive", "CARAFEPack", "carafe", "carafe_naive"]
 

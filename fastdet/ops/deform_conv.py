@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair, _single
 
-from ..cnn import CONV_LAYERS, constant_init
-from ..kernels.deform_conv2d import deform_conv2d as _operator
+from fastdet.cnn import CONV_LAYERS, constant_init
+from fastdet.kernels.deform_conv2d import deform_conv2d as _operator
+from fastdet.utils.types import Size
 
 __all__ = ["DeformConv2d", "DeformConv2dPack", "deform_conv2d"]
 
-_Size = int | tuple[int, int]
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
 
-def deform_conv2d(input: Tensor, offset: Tensor, weight: Tensor, stride: _Size = 1,
-                  padding: _Size = 0, dilation: _Size = 1, groups: int = 1, deform_groups: int = 1,
+def deform_conv2d(input: Tensor, offset: Tensor, weight: Tensor, stride: Size = 1,
+                  padding: Size = 0, dilation: Size = 1, groups: int = 1, deform_groups: int = 1,
                   bias: bool = False, im2col_step: int = 32) -> Tensor:
     """Convolve with every tap shifted by an offset of its own.
 
@@ -74,8 +74,8 @@ def accept_deformable_groups(init: _Init) -> _Init:
 class DeformConvBase(nn.Module):
     """What the deformable convolutions share: sizes, a weight and old names in checkpoints."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: _Size, stride: _Size,
-                 padding: _Size, dilation: _Size, groups: int, deform_groups: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size,
+                 padding: Size, dilation: Size, groups: int, deform_groups: int) -> None:
         super().__init__()
         for what, channels, parts, of in (
                 ("in_channels", in_channels, groups, "groups"),
@@ -143,8 +143,8 @@ class DeformConv2d(DeformConvBase):
     """
 
     @accept_deformable_groups
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: _Size, stride: _Size = 1,
-                 padding: _Size = 0, dilation: _Size = 1, groups: int = 1, deform_groups: int = 1,
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,
+                 padding: Size = 0, dilation: Size = 1, groups: int = 1, deform_groups: int = 1,
                  bias: bool = False, im2col_step: int = 32) -> None:
         if bias:
             raise ValueError(f"{type(self).__name__} has no bias, bias must be False, got {bias!r}")

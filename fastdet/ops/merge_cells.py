@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cnn import ConvModule
+from fastdet.cnn import ConvModule
+from fastdet.utils.types import Cfg
 
 __all__ = ["BaseMergeCell", "ConcatCell", "GlobalPoolingCell", "SumCell"]
 
-Config = dict[str, Any]
 
 
 class BaseMergeCell(nn.Module):
@@ -41,12 +41,12 @@ class BaseMergeCell(nn.Module):
 
     def __init__(self, fused_channels: int | None = 256, out_channels: int | None = 256,
                  with_out_conv: bool = True,
-                 out_conv_cfg: Config = {  # noqa: B006
+                 out_conv_cfg: Cfg = {
                      "groups": 1, "kernel_size": 3, "padding": 1, "bias": True},
-                 out_norm_cfg: Config | None = None,
+                 out_norm_cfg: Cfg | None = None,
                  out_conv_order: tuple[str, str, str] = ("act", "conv", "norm"),
                  with_input1_conv: bool = False, with_input2_conv: bool = False,
-                 input_conv_cfg: Config | None = None, input_norm_cfg: Config | None = None,
+                 input_conv_cfg: Cfg | None = None, input_norm_cfg: Cfg | None = None,
                  upsample_mode: str = "nearest") -> None:
         super().__init__()
         if upsample_mode not in ("nearest", "bilinear"):
@@ -64,8 +64,8 @@ class BaseMergeCell(nn.Module):
             self._build_input_conv(out_channels, input_conv_cfg, input_norm_cfg) if wanted
             else nn.Sequential() for wanted in (with_input1_conv, with_input2_conv))
 
-    def _build_input_conv(self, channel: int | None, conv_cfg: Config | None,
-                          norm_cfg: Config | None) -> nn.Module:
+    def _build_input_conv(self, channel: int | None, conv_cfg: Cfg | None,
+                          norm_cfg: Cfg | None) -> nn.Module:
         return ConvModule(channel, channel, 3, padding=1,  # type: ignore[arg-type]
                           conv_cfg=conv_cfg, norm_cfg=norm_cfg, bias=True)
 

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from ..cnn import CONV_LAYERS, constant_init
-from ..kernels.deform_conv2d import deform_conv2d as _operator
-from .deform_conv import DeformConvBase, _Size, accept_deformable_groups
+from fastdet.cnn import CONV_LAYERS, constant_init
+from fastdet.kernels.deform_conv2d import deform_conv2d as _operator
+from fastdet.utils.types import Size
+
+from .deform_conv import DeformConvBase, accept_deformable_groups
 
 __all__ = ["ModulatedDeformConv2d", "ModulatedDeformConv2dPack", "modulated_deform_conv2d"]
 
 
 def modulated_deform_conv2d(input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor,
-                            bias: Tensor | None = None, stride: _Size = 1, padding: _Size = 0,
-                            dilation: _Size = 1, groups: int = 1,
+                            bias: Tensor | None = None, stride: Size = 1, padding: Size = 0,
+                            dilation: Size = 1, groups: int = 1,
                             deform_groups: int = 1) -> Tensor:
     """Convolve with every tap shifted by an offset and weighted by a factor of its own.
 
@@ -72,8 +74,8 @@ class ModulatedDeformConv2d(DeformConvBase):
     bias: nn.Parameter | None
 
     @accept_deformable_groups
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: _Size, stride: _Size = 1,
-                 padding: _Size = 0, dilation: _Size = 1, groups: int = 1, deform_groups: int = 1,
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,
+                 padding: Size = 0, dilation: Size = 1, groups: int = 1, deform_groups: int = 1,
                  bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
                          deform_groups)

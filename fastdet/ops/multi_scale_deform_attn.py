@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cnn import constant_init, xavier_init
-from ..cnn.bricks.registry import ATTENTION
-from ..cnn.bricks.transformer import _renamed
-from ..kernels.dispatch import tracing
-from ..kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
-from ..kernels.multi_scale_deformable_attention.reference import (
-    multi_scale_deformable_attention_reference,
+from fastdet.cnn import constant_init, xavier_init
+from fastdet.cnn.bricks.registry import ATTENTION
+from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
+from fastdet.kernels.multi_scale_deformable_attention.cpu import (
+    multi_scale_deformable_attention_cpu,
 )
-from ..runner import BaseModule
+from fastdet.kernels.pyramid import check_fill
+from fastdet.runner import BaseModule
+from fastdet.utils.deprecation import renamed
 
 __all__ = ["MultiScaleDeformableAttention", "MultiScaleDeformableAttnFunction",
            "multi_scale_deformable_attn_pytorch"]
@@ -38,7 +38,7 @@ def multi_scale_deformable_attn_pytorch(value: Tensor, value_spatial_shapes: Ten
         ``[bs, num_queries, num_heads * dim]``.
     """
     areas = value_spatial_shapes.prod(1)
-    return multi_scale_deformable_attention_reference(
+    return multi_scale_deformable_attention_cpu(
         value, value_spatial_shapes, areas.cumsum(0) - areas, sampling_locations,
         attention_weights)
 
@@ -134,7 +134,7 @@ class MultiScaleDeformableAttention(BaseModule):
         xavier_init(self.output_proj, distribution="uniform")
         self._is_init = True
 
-    @_renamed(residual="identity")
+    @renamed(residual="identity")
     def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None,
                 identity: Tensor | None = None, query_pos: Tensor | None = None,
                 key_padding_mask: Tensor | None = None, reference_points: Tensor | None = None,
@@ -178,10 +178,7 @@ class MultiScaleDeformableAttention(BaseModule):
             identity = query
         if query_pos is not None:
             query = query + query_pos
-        num_keys = value.shape[1 if self.batch_first else 0]
-        if spatial_shapes.device.type == "cpu" and not tracing() and \
-                int(spatial_shapes.prod(1).sum()) != num_keys:
-            raise ValueError(f"levels of {spatial_shapes.tolist()} do not fill the {num_keys} keys")
+        check_fill(spatial_shapes, value.shape[1 if self.batch_first else 0])
 
         # Projected as they lie in memory, transposed after: the operator takes both orders.
         samples = (self.num_heads, self.num_levels, self.num_points)

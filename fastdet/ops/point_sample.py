@@ -15,12 +15,12 @@ __all__ = ["SimpleRoIAlign", "abs_img_point_to_rel_img_point", "denormalize", "g
 
 
 def normalize(grid: Tensor) -> Tensor:
-    """From ``[-1, 1]``, in which ``grid_sample`` counts, to ``[0, 1]``."""
+    """From ``[-1, 1]``, in which ``grid_sample`` counts, to ``(0, 1)``."""
     return (grid + 1.0) / 2.0
 
 
 def denormalize(grid: Tensor) -> Tensor:
-    """From ``[0, 1]`` to ``[-1, 1]``, in which ``grid_sample`` counts."""
+    """From ``(0, 1)`` to ``[-1, 1]``, in which ``grid_sample`` counts."""
     return grid * 2.0 - 1.0
 
 
@@ -74,7 +74,7 @@ def abs_img_point_to_rel_img_point(abs_img_points: Tensor, img: tuple[int, int] 
         spatial_scale: pixels of the map in a pixel of the image.
 
     Returns:
-        ``(N, P, 2)``, ``[0, 1]`` where inside.
+        ``(N, P, 2)``, ``(0, 1)`` where inside.
 
     Raises:
         ValueError: ``img`` is neither a size nor a map.
@@ -112,7 +112,7 @@ def point_sample(input: Tensor, points: Tensor, align_corners: bool = False, **k
 
     Args:
         input: ``(N, C, H, W)``.
-        points: ``(N, P, 2)`` or ``(N, Hg, Wg, 2)`` as (x, y) in ``[0, 1]``.
+        points: ``(N, P, 2)`` or ``(N, Hg, Wg, 2)`` as (x, y) in ``(0, 1)``.
         align_corners: whether 0 and 1 are the centres of the outermost pixels or their edges.
         kwargs: ``mode`` and ``padding_mode`` of ``grid_sample``.
 

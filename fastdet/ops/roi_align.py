@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from ..kernels.roi_align import multi_level_roi_align, roi_align
+from fastdet.kernels.roi_align import multi_level_roi_align, roi_align
 
 __all__ = ["RoIAlign", "multi_level_roi_align", "roi_align"]
 

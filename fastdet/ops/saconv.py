@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cnn import CONV_LAYERS, ConvAWS2d, constant_init
-from .deform_conv import _Size, deform_conv2d
+from fastdet.cnn import CONV_LAYERS, ConvAWS2d, constant_init
+from fastdet.utils.types import Size
+
+from .deform_conv import deform_conv2d
 
 __all__ = ["SAConv2d"]
 
@@ -35,8 +37,8 @@ class SAConv2d(ConvAWS2d):
         ValueError: ``use_deform`` with a kernel that is not 3 x 3.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: _Size, stride: _Size = 1,
-                 padding: _Size = 0, dilation: _Size = 1, groups: int = 1, bias: bool = True,
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,
+                 padding: Size = 0, dilation: Size = 1, groups: int = 1, bias: bool = True,
                  use_deform: bool = False) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
                          bias)

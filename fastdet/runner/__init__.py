@@ -12,11 +12,11 @@ from .checkpoint import (
     save_checkpoint,
     weights_to_cpu,
 )
-from .fp16 import auto_fp16, force_fp32
+from .fp16 import auto_fp16, force_fp32, wrap_fp16_model
 
 __all__ = [
     "BaseModule", "ModuleDict", "ModuleList", "Sequential",
     "CheckpointLoader", "_load_checkpoint", "_load_checkpoint_with_prefix", "find_state_dict",
     "get_state_dict", "load_checkpoint", "load_state_dict", "save_checkpoint", "weights_to_cpu",
-    "auto_fp16", "force_fp32",
+    "auto_fp16", "force_fp32", "wrap_fp16_model",
 ]

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from fastdet.utils.types import InitCfg
+
 from .weight_init import initialize
 
 __all__ = ["BaseModule", "ModuleDict", "ModuleList", "Sequential"]
 
-InitCfg = dict[str, Any] | list[dict[str, Any]] | None
 
 
 class BaseModule(nn.Module):

@@ -10,11 +10,22 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["auto_fp16", "force_fp32"]
+__all__ = ["auto_fp16", "cast_tensor_type", "force_fp32", "patch_forward_method",
+           "patch_norm_fp32", "wrap_fp16_model"]
+
+
+def cast_tensor_type(inputs: Any, src_type: torch.dtype, dst_type: torch.dtype) -> Any:
+    """``inputs`` with its tensors cast, however nested in dicts, lists and tuples.
+
+    Args:
+        inputs: anything; what is no tensor stays.
+        src_type: dtype of the tensors that are cast; others stay.
+        dst_type: what they are cast to.
+    """
+    return _cast(inputs, src_type, dst_type)
 
 
 def _cast(value: Any, source: torch.dtype, target: torch.dtype) -> Any:
-    """``value`` with every tensor of dtype ``source`` in it, however nested, cast."""
     if isinstance(value, torch.Tensor):
         return value.to(target) if value.dtype == source else value
     if isinstance(value, Mapping):
@@ -101,3 +112,47 @@ def force_fp32(apply_to: Iterable[str] | None = None, out_fp16: bool = False
         TypeError: (when called) the object is not an ``nn.Module``.
     """
     return _at_precision(torch.float16, torch.float32, False, apply_to, out_fp16, (nn.Module,))
+
+
+def wrap_fp16_model(model: nn.Module) -> None:
+    """Switch on half precision in every module that has ``fp16_enabled``.
+
+    Their decorated methods then run under autocast; the weights stay in fp32.
+    """
+    for module in model.modules():
+        if hasattr(module, "fp16_enabled"):
+            module.fp16_enabled = True  # type: ignore[assignment]
+
+
+def patch_norm_fp32(module: nn.Module) -> nn.Module:
+    """Give all norms of a half-precision model fp32 parameters; change it in place.
+
+    Returns:
+        ``module``.
+    """
+    for part in module.modules():
+        if isinstance(part, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)):
+            part.float()
+        if isinstance(part, nn.GroupNorm):  # unlike batch norms it takes no fp16 input then
+            part.forward = patch_forward_method(  # type: ignore[method-assign]
+                part.forward, torch.half, torch.float)
+    return module
+
+
+def patch_forward_method(func: Callable[..., Any], src_type: torch.dtype, dst_type: torch.dtype,
+                         convert_output: bool = True) -> Callable[..., Any]:
+    """A function that casts tensors among its arguments, calls ``func`` and casts them back.
+
+    Args:
+        func: the function.
+        src_type: dtype of the arguments that are cast.
+        dst_type: what they are cast to.
+        convert_output: cast ``dst_type`` in the result to ``src_type``.
+    """
+
+    @functools.wraps(func)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        out = func(*_cast(args, src_type, dst_type), **_cast(kwargs, src_type, dst_type))
+        return _cast(out, dst_type, src_type) if convert_output else out
+
+    return forward

@@ -7,21 +7,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, use_triton
 from ..launch import dot_precision, launch
 from .reference import carafe_reference
 
 __all__ = ["can_run_carafe", "carafe"]
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def can_run_carafe(features: Tensor, masks: Tensor, kernel_size: int,
                    scale_factor: int) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    for tensor in (features, masks):
-        if tensor.dtype not in DTYPES:
-            return f"its kernels take float32, float16 and bfloat16, not {tensor.dtype}"
+    if reason := dtype_reason(features, masks):
+        return reason
     if not 3 <= kernel_size <= 7 or not 1 <= scale_factor <= 4:
         return ("its kernels take kernels of 3 to 7 and scales of 1 to 4, "
                 f"not {kernel_size} and {scale_factor}")
@@ -36,10 +35,6 @@ class _Config(NamedTuple):
     num_stages: int
 
 
-def _power(n: int) -> int:
-    return max(16, 1 << (n - 1).bit_length())
-
-
 def _config(kind: str, channels: int, kernel_size: int, scale: int, dtype: torch.dtype) -> _Config:
     """Tiles and launch options of one kernel: ``fwd``, ``x`` or ``mask``.
 
@@ -49,10 +44,10 @@ def _config(kind: str, channels: int, kernel_size: int, scale: int, dtype: torch
     if kind == "x":
         block_m, reach = 16, scale * (16 + kernel_size - 1)
     else:
-        block_m = _power(16 * scale) if scale != 3 else 32
+        block_m = next_power_of_2(16 * scale, 16) if scale != 3 else 32
         reach = (block_m - 1) // scale + 1 + (block_m % scale != 0) + kernel_size - 1
-    block_c = min(_power(channels), 64 if dtype == torch.float32 else 128)
-    return _Config(block_m, _power(reach), block_c, 8, 2)
+    block_c = min(next_power_of_2(channels, 16), 64 if dtype == torch.float32 else 128)
+    return _Config(block_m, next_power_of_2(reach, 16), block_c, 8, 2)
 
 
 def _mask_strides(masks: Tensor, scale: int, normalize: bool) -> tuple[int, ...]:

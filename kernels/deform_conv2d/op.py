@@ -12,7 +12,8 @@ from ..autograd import operator
 from ..dispatch import Reason, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import dot_precision, launch, num_sms
-from .reference import deform_conv2d_reference, output_size, result_format
+from .cpu import deform_conv2d_cpu, result_format
+from .reference import output_size
 
 __all__ = ["can_run_deform_conv2d", "deform_conv2d"]
 
@@ -242,7 +243,8 @@ def _forward(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bia
     else:
         config = _config("fwd", shape.run, shape.O // shape.groups, x.dtype)
         tiles = shape.groups * -(-shape.O // shape.groups // config.block_o)
-        options |= {"PRECISION": dot_precision(x.dtype), "BLOCK_O": config.block_o}
+        options |= {"PACK": shape.pack, "PRECISION": dot_precision(x.dtype),
+                    "BLOCK_O": config.block_o}
         run = kernel.deform_conv2d_fwd_kernel
     launch(run, (shape.tiles(config) * tiles,), x, offset, offset if mask is None else mask,
            weight, weight if bias is None else bias.contiguous(), out, *shape.sizes(config),
@@ -313,7 +315,7 @@ def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weig
         if needs_x or needs_place:
             config = _config("bwd_data", shape.run, shape.O // shape.groups, dtype)
             run("bwd_data", shape.tiles(config) * deform_groups * shape.taps, config, packed, grad,
-                 scale, dx, doffset, dmask, PRECISION=dot_precision(dtype),
+                scale, dx, doffset, dmask, PACK=shape.pack, PRECISION=dot_precision(dtype),
                 BLOCK_O=config.block_o, **needs)
         if needs_weight:
             config = _config("bwd_weight", shape.run, shape.O // shape.groups, dtype)
@@ -410,5 +412,5 @@ def deform_conv2d(
         return _forward(x, offset, mask, weight, bias, list(stride), list(padding), list(dilation),
                         groups, deform_groups)
     with torch.autocast(x.device.type, enabled=False):
-        return deform_conv2d_reference(x, offset, mask, weight, bias, stride, padding, dilation,
-                                       groups, deform_groups)
+        return deform_conv2d_cpu(x, offset, mask, weight, bias, stride, padding, dilation, groups,
+                                 deform_groups)

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, use_triton
 from ..launch import launch
 from .reference import Branch, dyhead_combine_reference
 
 __all__ = ["Branch", "can_run_dyhead_combine", "dyhead_combine"]
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 BLOCK = 1024
 #: Channels, padded to powers of two, that one program holds.
 MAX_CHANNELS = 4096
@@ -23,14 +23,13 @@ MAX_CHANNELS = 4096
 
 def _tile(channels: int, groups: int) -> dict[str, int]:
     """The tile that holds all channels of an image, as groups and channels of a group."""
-    return {"BLOCK_G": 1 << (groups - 1).bit_length(),
-            "BLOCK_C": 1 << (channels // groups - 1).bit_length()}
+    return {"BLOCK_G": next_power_of_2(groups), "BLOCK_C": next_power_of_2(channels // groups)}
 
 
 def can_run_dyhead_combine(x: Tensor, groups: int) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    if x.dtype not in DTYPES:
-        return f"its kernels take float32, float16 and bfloat16, not {x.dtype}"
+    if reason := dtype_reason(x):
+        return reason
     if math.prod(_tile(x.shape[1], groups).values()) > MAX_CHANNELS:
         return f"its kernels hold up to {MAX_CHANNELS} channels, not {x.shape[1]}"
     return None
@@ -66,7 +65,11 @@ def _small(mid: Tensor, low: Tensor | None, high: Tensor | None, norms: list[Ten
             options)
 
 
-@torch.library.custom_op("fastdet::dyhead_combine", mutates_args=())
+@torch.library.custom_op(
+    "fastdet::dyhead_combine", mutates_args=(),
+    schema="(Tensor mid, Tensor? low, Tensor? high, Tensor[] norms, Tensor attention_weight, "
+           "Tensor attention_bias, int groups, float eps, float[] act, ScalarType dtype) "
+           "-> (Tensor, Tensor, Tensor)")
 def _forward(mid: Tensor, low: Tensor | None, high: Tensor | None, norms: list[Tensor],
              attention_weight: Tensor, attention_bias: Tensor, groups: int, eps: float,
              act: list[float], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +105,11 @@ def _(mid: Tensor, _low: Tensor | None, _high: Tensor | None, _norms: list[Tenso
     return out, out.new_empty(B, C), mid.new_empty(3, 3, B, C, dtype=torch.float32)
 
 
-@torch.library.custom_op("fastdet::dyhead_combine_backward", mutates_args=())
+@torch.library.custom_op(
+    "fastdet::dyhead_combine_backward", mutates_args=(),
+    schema="(Tensor grad, Tensor grad_mean, Tensor mid, Tensor? low, Tensor? high, "
+           "Tensor[] norms, Tensor attention_weight, Tensor attention_bias, Tensor moments, "
+           "int groups, float eps, float[] act) -> (Tensor, Tensor, Tensor, Tensor)")
 def _backward(grad: Tensor, grad_mean: Tensor, mid: Tensor, low: Tensor | None, high: Tensor | None,
               norms: list[Tensor], attention_weight: Tensor, attention_bias: Tensor,
               moments: Tensor, groups: int, eps: float, act: list[float]

@@ -7,21 +7,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, use_triton
 from ..launch import capability, dot_precision, launch
 from .reference import dynamic_conv_reference
 
 __all__ = ["can_run_dynamic_conv", "dynamic_conv"]
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_FEAT = 128
 
 
 def can_run_dynamic_conv(x: Tensor, params: Tensor, feat: int) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    for tensor in (x, params):
-        if tensor.dtype not in DTYPES:
-            return f"its kernels take float32, float16 and bfloat16, not {tensor.dtype}"
+    if reason := dtype_reason(x, params):
+        return reason
     if feat > MAX_FEAT:
         return f"its kernels take up to {MAX_FEAT} inner channels, not {feat}"
     return None
@@ -36,16 +35,12 @@ class _Config(NamedTuple):
     num_stages: int
 
 
-def _power(n: int) -> int:
-    return max(16, 1 << (n - 1).bit_length())
-
-
 def _config(kind: str, size: int, feat: int, out: int, params: Tensor) -> _Config:
     """Tile of rows, chunks of input and output channels and launch options of ``fwd`` or ``bwd``.
 
     ``fwd`` takes all output channels at once where p_out fits into shared memory beside the rest.
     """
-    block_f, block_o, rows = _power(feat), _power(out), _power(size)
+    block_f, block_o, rows = (next_power_of_2(n, 16) for n in (feat, out, size))
     room = (64 if capability(params.device)[0] else 32) * 1024
     if kind == "fwd" and block_f * block_o * params.element_size() > room:
         block_o = 64

@@ -7,22 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common import dtype_reason
 from ..dispatch import Reason, use_triton
 from ..launch import launch
 from .reference import dyrelu_reference
 
 __all__ = ["can_run_dyrelu", "dyrelu"]
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FWD_BLOCK, BWD_BLOCK = 2048, 1024
 
 
 def can_run_dyrelu(x: Tensor, coeffs: Tensor) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    for tensor in (x, coeffs):
-        if tensor.dtype not in DTYPES:
-            return f"its kernels take float32, float16 and bfloat16, not {tensor.dtype}"
-    return None
+    return dtype_reason(x, coeffs)
 
 
 @torch.library.custom_op("fastdet::dyrelu", mutates_args=())

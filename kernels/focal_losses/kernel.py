@@ -52,7 +52,7 @@ def _logistic(x):
     far = z * near
     s = tl.where(x >= 0, near, far)
     rest = tl.where(x >= 0, far, near)
-    negative = tl.where(x < 0, -x, x * 0.0)
+    negative = tl.where(x < 0, -x, 0.0)
     return s, rest, negative + 2.0 * w * series
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common import dtype_reason, next_power_of_2, partial_sums
 from ..dispatch import Reason, tracing, use_triton
 from ..launch import launch
 from .cpu import focal_sum
@@ -15,7 +16,6 @@ from .reference import focal_reference, softmax_focal_reference
 __all__ = ["can_run_focal_losses", "gaussian_focal_loss", "quality_focal_loss",
            "sigmoid_focal_loss", "softmax_focal_loss", "varifocal_loss"]
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 BLOCK, STEPS = 1024, 4
 #: Rows of at most so many classes fit one softmax program.
 MAX_CLASSES = 16384
@@ -33,8 +33,8 @@ def can_run_focal_losses(x: Tensor, *others: Tensor | None) -> Reason | None:
     for one in (x, *others):
         if one is None:
             continue
-        if one.is_floating_point() and one.dtype not in DTYPES:
-            return f"its kernels take float32, float16 and bfloat16, not {one.dtype}"
+        if one.is_floating_point() and (reason := dtype_reason(one)):
+            return reason
         if one is not x and one.requires_grad and torch.is_grad_enabled():
             return "its kernels have no gradient in targets and weights"
     return None
@@ -117,7 +117,7 @@ def _slope_dtype(dtype: torch.dtype) -> torch.dtype:
 def _sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
          first: float, second: float, with_slope: bool) -> tuple[Tensor, Tensor]:
     """The sum, and its derivative in x (empty if not wanted)."""
-    sums = torch.empty(-(-x.numel() // (BLOCK * STEPS)), dtype=torch.float32, device=x.device)
+    sums = partial_sums((-(-x.numel() // (BLOCK * STEPS)),), x.device)
     slope = torch.empty(x.shape if with_slope else 0, dtype=_slope_dtype(x.dtype), device=x.device)
     _launch(kind, x, target, values, weight, first, second, None, None,
             slope if with_slope else None, sums)
@@ -163,7 +163,7 @@ def _launch_softmax(x: Tensor, labels: Tensor, weight: Tensor | None, grad: Tens
     from .kernel import softmax_focal_kernel
 
     n, c = x.shape
-    wide = max(16, 1 << (c - 1).bit_length())
+    wide = next_power_of_2(c, 16)
     rows = max(1, 4096 // wide)
     launch(softmax_focal_kernel, (-(-n // rows),), x.contiguous(), labels.contiguous(),
            None if weight is None else weight.contiguous(),

@@ -12,8 +12,8 @@ from triton.language.extra import libdevice
 
 @triton.jit(do_not_specialize=["count", "n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9",
                                "n10", "n11", "n12", "n13", "n14", "n15"])
-def write_numbers_kernel(out_ptr, count, n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10, n11, n12, n13,
-                         n14, n15):
+def gaussian_targets_numbers_kernel(out_ptr, count, n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10,
+                                    n11, n12, n13, n14, n15):
     """out[i] = n<i> for i < count <= 16. Grid: (1,)."""
     i = tl.arange(0, 16)
     number = tl.where(i == 0, n0, 0) + tl.where(i == 1, n1, 0) + tl.where(i == 2, n2, 0)

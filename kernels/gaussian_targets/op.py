@@ -15,7 +15,7 @@ from .cpu import cells, draw, draw_one, zeros
 from .reference import centernet_discs, gaussian_radius
 
 TILE_H, TILE_W = 32, 64
-#: Numbers that one launch of ``write_numbers_kernel`` writes.
+#: Numbers that one launch of ``gaussian_targets_numbers_kernel`` writes.
 NUMBERS = 16
 
 
@@ -34,12 +34,12 @@ def _on_device(numbers: Sequence[int], device: torch.device) -> Tensor:
     """Integers known on the host as an int32 tensor, written by a kernel that gets them as
     arguments: a copy from the host would wait, and a CUDA graph would replay it from memory that
     is long gone."""
-    from .kernel import write_numbers_kernel
+    from .kernel import gaussian_targets_numbers_kernel
 
     out = torch.empty(len(numbers), dtype=torch.int32, device=device)
     for first in range(0, len(numbers), NUMBERS):
         part = list(numbers[first:first + NUMBERS])
-        launch(write_numbers_kernel, (1,), out[first:], len(part),
+        launch(gaussian_targets_numbers_kernel, (1,), out[first:], len(part),
                *part, *[0] * (NUMBERS - len(part)), device=device, num_warps=1)
     return out
 
@@ -147,8 +147,11 @@ def draw_gaussian(heatmap: Tensor, center: Sequence[int | Tensor], radius: int,
     if radius < 0:
         raise ValueError(f"radius must not be negative, got {radius}")
     x, y = (int(c) for c in center)
-    device = heatmap.device
-    if use_triton("gaussian_targets", device, can_run_gaussian_targets(heatmap.dtype)):
+    device, (h, w) = heatmap.device, heatmap.shape
+    triton = use_triton("gaussian_targets", device, can_run_gaussian_targets(heatmap.dtype))
+    if not (-radius <= x < w + radius and -radius <= y < h + radius):
+        return heatmap  # no cell of the disc is on the map
+    if triton:
         _draw_triton(heatmap, x, y, int(radius), float(k))
     elif device.type == "cpu":
         draw_one(heatmap, x, y, int(radius), k)

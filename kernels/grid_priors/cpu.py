@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .levels import level_rows, split_levels
+from ..pyramid import level_rows, split_levels
 
 __all__ = ["grid_anchors_cpu", "grid_points_cpu"]
 

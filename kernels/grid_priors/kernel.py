@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def field(word, i: tl.constexpr):
-    """Field ``i`` of a packed parameter (``levels.pack``)."""
+    """Field ``i`` of a packed parameter (``pyramid.pack``)."""
     return ((word >> (15 * i)) & 0x7FFF).to(tl.int32)
 
 

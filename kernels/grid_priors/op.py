@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..common import dtype_reason
 from ..dispatch import Reason, tracing, use_triton
 from ..launch import launch
-from .cpu import grid_anchors_cpu, grid_points_cpu
-from .levels import (
+from ..pyramid import (
     MAX_LEVELS,
     check_levels,
     chunks,
-    dtype_reason,
     flatten,
     grid_reason,
     level_rows,
@@ -22,6 +21,7 @@ from .levels import (
     num_blocks,
     pairs,
 )
+from .cpu import grid_anchors_cpu, grid_points_cpu
 from .reference import grid_anchors_reference, grid_points_reference
 
 __all__ = ["can_run_grid_priors", "check_rows", "grid_anchors", "grid_points"]

@@ -13,7 +13,7 @@ from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import launch
 from ..pyramid import level_table
-from .reference import multi_scale_deformable_attention_reference
+from .cpu import multi_scale_deformable_attention_cpu
 
 __all__ = ["can_run_multi_scale_deformable_attention", "multi_scale_deformable_attention"]
 
@@ -234,6 +234,6 @@ def multi_scale_deformable_attention(
     sizes, starts = _levels(spatial_shapes, level_start_index, value, L)
     reason = can_run_multi_scale_deformable_attention(value, sampling_locations, attention_weights)
     if not use_triton(NAME, value.device, reason):
-        return multi_scale_deformable_attention_reference(value, sizes, starts, sampling_locations,
-                                                          attention_weights)
+        return multi_scale_deformable_attention_cpu(value, sizes, starts, sampling_locations,
+                                                    attention_weights)
     return _forward(value, sizes, starts, sampling_locations, attention_weights)

@@ -13,6 +13,8 @@ Both compute an overlap by the same operations, so the choice changes no result.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -33,17 +35,26 @@ class _Pairs:
         self.room = [like.new_empty(BLOCK * COLUMNS) for _ in range(3)]
 
     def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """One where they do, else zero: [R, M] of planes [5, R] and [5, M], until the next call."""
-        shape = rows.shape[1], columns.shape[1]
-        w, h, edge = (room[:shape[0] * shape[1]].view(shape) for room in self.room)
-        x1, y1, x2, y2, area = rows.unsqueeze(2)
-        torch.minimum(x2, columns[2], out=w).sub_(torch.maximum(x1, columns[0], out=edge))
-        torch.minimum(y2, columns[3], out=h).sub_(torch.maximum(y1, columns[1], out=edge))
+        """One where they do, else zero, until the next call.
+
+        Args:
+            rows: planes [5, ..., R]: x1, y1, x2, y2 and the area.
+            columns: [5, ..., M].
+
+        Returns:
+            [..., R, M], of at most BLOCK x COLUMNS elements.
+        """
+        shape = (*rows.shape[1:], columns.shape[-1])
+        w, h, edge = (room[:math.prod(shape)].view(shape) for room in self.room)
+        x1, y1, x2, y2, area = rows.unsqueeze(-1)
+        u1, v1, u2, v2, other = columns.unsqueeze(-2)
+        torch.minimum(x2, u2, out=w).sub_(torch.maximum(x1, u1, out=edge))
+        torch.minimum(y2, v2, out=h).sub_(torch.maximum(y1, v1, out=edge))
         if self.offset:
             w.add_(self.offset)
             h.add_(self.offset)
         inter = w.clamp_(min=0).mul_(h.clamp_(min=0))
-        union = torch.add(area, columns[4], out=edge).sub_(inter)
+        union = torch.add(area, other, out=edge).sub_(inter)
         return inter.div_(union).gt_(self.threshold)
 
 
@@ -58,25 +69,47 @@ def _settle(hits: Tensor, alive: Tensor) -> list[int]:
     return kept
 
 
+def _found_by_place(planes: Tensor, pairs: _Pairs, reach: list[int]) -> list[Tensor]:
+    """Pairs [K, 2] of positions that overlap, of boxes [5, M] sorted by their left edge.
+
+    Strips are of BLOCK boxes; strip s meets those up to ``reach[s]``. As many strips as there is
+    room for are looked at together, each against as many boxes as the one that reaches furthest.
+    """
+    found: list[Tensor] = []
+    strip = 0
+    nan = planes.new_full((5, BLOCK + COLUMNS), torch.nan)  # overlaps nothing
+    padded = torch.cat([planes, nan], 1)
+    while strip < len(reach):
+        at = strip * BLOCK
+        width, count = reach[strip] - at, 1
+        if width > COLUMNS:
+            for start in range(at, reach[strip], COLUMNS):
+                stop = min(start + COLUMNS, reach[strip])
+                hits = pairs(planes[:, at:at + BLOCK], planes[:, start:stop]).nonzero()
+                found.append(hits + torch.tensor([at, start]))
+        else:
+            while strip + count < len(reach):
+                wider = max(width, reach[strip + count] - (at + count * BLOCK))
+                if (count + 1) * wider > COLUMNS:
+                    break
+                width, count = wider, count + 1
+            rows = padded[:, at:at + count * BLOCK].view(5, count, BLOCK)
+            columns = padded[:, at:].unfold(1, width, BLOCK)[:, :count]
+            hits = pairs(rows, columns).nonzero()
+            found.append(hits[:, 1:] + (at + hits[:, :1] * BLOCK))
+        strip += count
+    return found
+
+
 def _by_place(planes: Tensor, pairs: _Pairs, order: Tensor, reach: list[int]) -> Tensor:
     """Kept positions of boxes [5, M], best first, by strips of ``order``; see :func:`_plan`."""
-    m = len(order)
-    sorted_planes = planes[:, order]
-    found = []
-    for at, stop in zip(range(0, m, BLOCK), reach):
-        rows = sorted_planes[:, at:at + BLOCK]
-        for start in range(at, stop, COLUMNS):
-            hits = pairs(rows, sorted_planes[:, start:min(start + COLUMNS, stop)]).nonzero()
-            if len(hits):
-                found.append(hits + torch.tensor([at, start]))
-    keep = [True] * m
-    if found:
-        ends = order[torch.cat(found)]
-        first, second = ends.amin(1), ends.amax(1)
-        by_score = first.argsort()
-        for i, j in zip(first[by_score].tolist(), second[by_score].tolist()):
-            if keep[i] and i != j:
-                keep[j] = False
+    keep = [True] * len(order)
+    ends = order[torch.cat(_found_by_place(planes[:, order], pairs, reach))]
+    first, second = ends.amin(1), ends.amax(1)
+    by_score = first.argsort()
+    for i, j in zip(first[by_score].tolist(), second[by_score].tolist()):
+        if keep[i] and i != j:
+            keep[j] = False
     return torch.tensor(keep).nonzero().view(-1)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, use_triton
 from ..launch import launch
 from .cpu import nms_cpu
 
 __all__ = ["batched_nms_padded", "can_run_nms"]
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 BLOCK = 64
 #: One program keeps a bit per box in registers, at most 8 words of 32 in each of 256 threads.
 MAX_BOXES = 8 * 32 * 256
@@ -21,11 +21,9 @@ NO_GROUP = torch.iinfo(torch.int64).max
 
 def can_run_nms(boxes: Tensor) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    if boxes.dtype not in DTYPES:
-        return f"its kernels take float32, float16 and bfloat16, not {boxes.dtype}"
     if boxes.shape[-2] > MAX_BOXES:
         return f"its kernels take at most {MAX_BOXES} boxes an image, not {boxes.shape[-2]}"
-    return None
+    return dtype_reason(boxes)
 
 
 @torch.library.custom_op("fastdet::nms", mutates_args=())
@@ -42,7 +40,7 @@ def _triton(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, o
     launch(nms_mask_kernel, (tiles, tiles, b), boxes.contiguous(), groups, mask, iou_threshold, n,
            device=boxes.device, NO_GROUP=NO_GROUP, OFFSET=offset, BLOCK=BLOCK, num_warps=8,
            enable_fp_fusion=False)
-    lanes = max(32, 1 << (words - 1).bit_length()) if words else 32
+    lanes = next_power_of_2(words, 32)
     launch(nms_scan_kernel, (words, b), groups, mask, rank.contiguous(), keep, n, limit,
            device=boxes.device, NO_GROUP=NO_GROUP, WORDS=lanes,
            ROWS=8 if lanes <= 1024 else 2, num_warps=min(max(lanes // 128, 1), 8))

@@ -71,7 +71,7 @@ def _bags(geometry: Geometry, mine: Tensor, output_size: tuple[int, int], h: int
 
 def _table(feat: Tensor, dtype: torch.dtype) -> Tensor:
     """A map as rows of channels."""
-    return feat.permute(0, 2, 3, 1).to(dtype, memory_format=torch.contiguous_format).flatten(0, 2)
+    return feat.permute(0, 2, 3, 1).contiguous().to(dtype).flatten(0, 2)
 
 
 def _bag_sum(rows: Tensor, table: Tensor, start: Tensor, weight: Tensor) -> Tensor:
@@ -106,9 +106,9 @@ def roi_align_cpu(feats: Sequence[Tensor], geometry: Geometry, output_size: tupl
                 out = part
             else:
                 out[mine] = part
-    out = out.transpose(1, 2).to(feats[0].dtype, memory_format=torch.contiguous_format)
+    out = out.to(feats[0].dtype).transpose(1, 2).contiguous()
     if maximum:
-        found = found.transpose(2, 3).reshape(2, n, c, *output_size)
+        found = found.transpose(2, 3).contiguous().view(2, n, c, *output_size)
     return out.view(n, c, *output_size), found
 
 
@@ -162,7 +162,7 @@ def roi_align_cpu_backward(grad: Tensor, geometry: Geometry, found: Tensor,
     for level, ((b, h, w), last) in enumerate(zip(sizes, channels_last)):
         mine = (geometry.level == level).nonzero()[:, 0]
         g = grad if len(mine) == len(grad) else grad[mine]
-        g = g.flatten(2).transpose(1, 2).to(dtype, memory_format=torch.contiguous_format)
+        g = g.flatten(2).transpose(1, 2).contiguous().to(dtype)
         if found.numel():
             dtable = _scatter(g, geometry.batch[mine], found[:, mine], b, h, w)
         else:

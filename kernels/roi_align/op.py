@@ -42,9 +42,9 @@ def _is_last(feat: Tensor) -> bool:
     return (not feat.is_contiguous()) and feat.is_contiguous(memory_format=torch.channels_last)
 
 
-def _channels(c: int, dtype: torch.dtype) -> int:
-    """Channels of a program: 128 bytes of a pixel, as many of fp32 as of the half types twice."""
-    return max(16, min(64 if dtype.itemsize == 2 else 32, 1 << (c - 1).bit_length()))
+def _channels(c: int, most: int) -> int:
+    """Channels of a program."""
+    return max(16, min(most, 1 << (c - 1).bit_length()))
 
 
 @torch.library.custom_op("fastdet::roi_align", mutates_args=())
@@ -71,7 +71,8 @@ def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: l
     maps += [maps[-1]] * (MAX_LEVELS - len(maps))
     sizes = [int(s) for feat in maps for s in feat.shape[2:]]
     factors = list(scales) + [0.0] * (MAX_LEVELS - len(scales))
-    block_c = _channels(c, dtype)
+    # 128 bytes of a pixel, and 16 of them for each thread.
+    block_c = _channels(c, 128 // dtype.itemsize)
     block_p = min(32 if dtype.itemsize == 4 else 16, 1 << (bins - 1).bit_length())
     launch(roi_align_fwd_kernel, (n * -(-bins // block_p), -(-c // block_c)), *maps,
            rois.contiguous(), rois if levels is None else levels.float().contiguous(), out,
@@ -111,7 +112,7 @@ def _backward(grad: Tensor, geometry: Tensor, found: Tensor, sizes: list[int],
     geometry = geometry[order]
     grad, found = (t.flatten(-2).transpose(-1, -2).contiguous() if t.numel() else t
                    for t in (grad, found))
-    block_c = _channels(c, grad.dtype)
+    block_c = _channels(c, 64)
     for level, ((_, h, w), last) in enumerate(zip(shapes, channels_last)):
         dx = torch.empty((b, c, h, w), dtype=grad.dtype, device=grad.device,
                          memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -182,7 +182,8 @@ def roi_align_reference(feats: Sequence[Tensor], rois: Tensor, output_size: tupl
         at_x, x_is, x_all = axis_samples(x, output_size[1], w)
         ys, xs = axis_corners(at_y, y_is, h), axis_corners(at_x, x_is, w)
         shape = (len(mine), *output_size, feat.shape[1])
-        best = feat.new_full(shape, lowest)
+        # Every map takes part in the graph, whether a region reads it or not.
+        best = feat.new_full(shape, lowest) + table[:0].sum()
         if pool_mode == "max":  # a sample that was left out is a zero, too
             whole = (y_all[:, :, None] & x_all[:, None, :]) | \
                 ((y.grid == 0) | (x.grid == 0))[:, None, None]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..autograd import operator
 from ..dispatch import Reason, use_triton
 from ..launch import capability, dot_precision, launch, num_sms
-from .reference import spatial_reduction_attention_reference
+from .cpu import spatial_reduction_attention_cpu
 
 __all__ = ["can_run_spatial_reduction_attention", "spatial_reduction_attention"]
 
@@ -196,7 +196,7 @@ def spatial_reduction_attention(q: Tensor, kv: Tensor, num_heads: int, *,
         scale = (q.shape[2] // num_heads) ** -0.5
     reason = can_run_spatial_reduction_attention(q, kv, num_heads)
     if not use_triton(name, q.device, reason):
-        return spatial_reduction_attention_reference(q, kv, num_heads, scale, dropout_p)
+        return spatial_reduction_attention_cpu(q, kv, num_heads, scale, dropout_p)
     seed = None
     if dropout_p > 0:  # drawn on the device: no synchronisation, and manual_seed holds
         seed = torch.randint(2**31, (1,), dtype=torch.int64, device=q.device)

@@ -1,17 +1,14 @@
-"""Spatial-reduction attention in plain torch: the definition, the CPU path and the oracle."""
+"""Spatial-reduction attention as it is defined (PVT, arXiv 2102.12122): the oracle of the tests."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def spatial_reduction_attention_reference(q: Tensor, kv: Tensor, num_heads: int, scale: float,
                                           dropout_p: float = 0.0) -> Tensor:
-    """softmax(scale q k^T) v per head.
-
-    torch's fused attention never holds the [B, heads, N_q, N_k] scores, so memory is bounded by
-    the inputs; with dropout torch has no fused form on a CPU, and the scores are made.
+    """dropout(softmax(scale q k^T)) v per head, the scores in memory.
 
     Args:
         q: [B, N_q, C].
@@ -24,7 +21,7 @@ def spatial_reduction_attention_reference(q: Tensor, kv: Tensor, num_heads: int,
         [B, N_q, C].
     """
     b, n, c = q.shape
-    key, value = kv.view(b, kv.shape[1], 2, num_heads, -1).permute(2, 0, 3, 1, 4)
     query = q.view(b, n, num_heads, -1).transpose(1, 2)
-    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p, scale=scale)
-    return out.transpose(1, 2).reshape(b, n, c)
+    key, value = kv.view(b, kv.shape[1], 2, num_heads, -1).permute(2, 0, 3, 1, 4)
+    weights = (scale * query @ key.mT).softmax(-1)
+    return (F.dropout(weights, dropout_p) @ value).transpose(1, 2).reshape(b, n, c)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Reason, tracing, use_triton
-from ..grid_priors.levels import (
+from ..launch import launch
+from ..pyramid import (
     MAX_LEVELS,
     check_levels,
     chunks,
@@ -20,7 +21,6 @@ from ..grid_priors.levels import (
     pack,
     pairs,
 )
-from ..launch import launch
 from .reference import valid_flags_reference
 
 __all__ = ["can_run_valid_flags", "valid_flags"]

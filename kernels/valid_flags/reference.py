@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..grid_priors.levels import level_rows, split_levels
+from ..pyramid import level_rows, split_levels
 
 __all__ = ["valid_flags_reference"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..autograd import operator
 from ..dispatch import Reason, use_triton
 from ..launch import capability, dot_precision, launch, num_sms
-from .reference import window_attention_reference
+from .cpu import window_attention_cpu
 
 __all__ = ["can_run_window_attention", "window_attention"]
 
@@ -324,7 +324,7 @@ def window_attention(
         qkv = qkv.to(torch.get_autocast_dtype(kind))
     reason = can_run_window_attention(qkv, window_size, num_heads, index)
     if not use_triton("window_attention", qkv.device, reason):
-        return window_attention_reference(
+        return window_attention_cpu(
             qkv, relative_position_bias_table, hw, num_heads=num_heads, window_size=window_size,
             shift=shift, scale=scale, pad_value=pad_value, dropout_p=dropout_p,
             relative_position_index=index)

@@ -1,13 +1,6 @@
-"""Window attention in plain torch: the definition, the CPU path and the oracle of the tests.
-
-Padding, rolling, cutting into windows and splitting into heads are one gather of ``d``-wide rows,
-and all of it is undone by one more, so that the products run on contiguous operands. Gathers are
-each other's gradients, which autograd would turn into scatters; hence the backward by hand.
-"""
+"""Window attention as it is defined (Swin, arXiv 2103.14030): the oracle of the tests."""
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +10,6 @@ __all__ = ["MASK_VALUE", "standard_index", "window_attention_reference"]
 
 #: Added to a score whose query and key come from different sides of a rolled border.
 MASK_VALUE = -100.0
-
-#: Scores computed at a time on a CPU where no backward will ask for them.
-CACHED_SCORES = 2**18
 
 
 def standard_index(window_size: int, device: torch.device | None = None) -> Tensor:
@@ -39,235 +29,39 @@ def standard_index(window_size: int, device: torch.device | None = None) -> Tens
     return place[:, None] - place + 2 * w * (w - 1)
 
 
-class _Map(NamedTuple):
-    """A batch of maps of ``H x W`` tokens under windows of side ``w``, rolled by ``shift``."""
-
-    B: int
-    H: int
-    W: int
-    w: int
-    shift: int
-    heads: int
-    device: torch.device
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Windows down and across the padded map."""
-        return -(-self.H // self.w), -(-self.W // self.w)
-
-    def token_rows(self, parts: int) -> Tensor:
-        """For rows ``[parts, B, windows, heads, T]`` of windows, the row ``[B, H * W, parts,
-        heads]`` of the map that each comes from; a padded one gets that of some real token."""
-        (down, across), w, dev = self.grid, self.w, self.device
-        r = (torch.arange(down * w, device=dev) + self.shift) % (down * w)
-        c = (torch.arange(across * w, device=dev) + self.shift) % (across * w)
-        per_token = parts * self.heads
-        r = r.clamp(max=self.H - 1).view(down, 1, 1, w, 1) * (self.W * per_token)
-        c = c.clamp(max=self.W - 1).view(across, 1, 1, w) * per_token
-        part = torch.arange(parts, device=dev).view(parts, 1, 1, 1, 1, 1, 1) * self.heads
-        b = torch.arange(self.B, device=dev).view(-1, 1, 1, 1, 1, 1) * (self.H * self.W * per_token)
-        head = torch.arange(self.heads, device=dev).view(-1, 1, 1)
-        return (part + b + (r + (c + head))).flatten()
-
-    def _places(self, parts: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Row of windows = sum of a term of (batch), one of the padded map, one of (part, head)."""
-        (down, across), w, dev = self.grid, self.w, self.device
-        area = w * w
-        r = (torch.arange(down * w, device=dev) - self.shift) % (down * w)
-        c = (torch.arange(across * w, device=dev) - self.shift) % (across * w)
-        r = r // w * (across * self.heads * area) + r % w * w
-        c = c // w * (self.heads * area) + c % w
-        image = down * across * self.heads * area
-        part = torch.arange(parts, device=dev)[:, None] * (self.B * image)
-        head = part + torch.arange(self.heads, device=dev) * area
-        return torch.arange(self.B, device=dev) * image, r[:, None] + c, head
-
-    def window_rows(self, parts: int) -> Tensor:
-        """For rows ``[B, H * W, parts, heads]`` of the map, where each lies in windows."""
-        b, place, head = self._places(parts)
-        place = place[:self.H, :self.W].reshape(-1, 1, 1) + head
-        return (b.view(-1, 1, 1, 1) + place).flatten()
-
-    def pad_rows(self, parts: int) -> Tensor:
-        """``[parts * heads, padded tokens of the batch]``: where those lie in windows."""
-        b, place, head = self._places(parts)
-        place = torch.cat([place[:self.H, self.W:].flatten(), place[self.H:].flatten()])
-        return head.reshape(-1, 1) + (b[:, None] + place).flatten()
-
-    def pad_(self, x: Tensor, pad: Tensor, first: int) -> None:
-        """Write ``pad`` into the padded tokens of some rows of windows in place.
-
-        Args:
-            x: ``[..., d]``, the q, then the k, then the v of those windows, head by head.
-            pad: ``[3C]``.
-            first: the number of the first row of windows.
-        """
-        (down, across), w = self.grid, self.w
-        x = x.view(3, -1, across, self.heads, w, w, x.shape[-1])
-        pad = pad.view(3, 1, 1, self.heads, 1, -1)
-        for c in range(self.W, across * w):
-            c = (c - self.shift) % (across * w)
-            x[:, :, c // w, :, :, c % w] = pad[:, 0]
-        for r in range(self.H, down * w):
-            r = (r - self.shift) % (down * w)
-            x[:, (r // w - first) % down::down, :, :, r % w] = pad
-
-    def mask_(self, scores: Tensor, first: int) -> None:
-        """Add the shift mask to some rows of windows in place, ``first`` being the first's number.
-
-        It is not zero in the last row and the last column of windows.
-        """
-        (down, across), w = self.grid, self.w
-        late = torch.arange(w, device=self.device) >= w - self.shift
-        r = late[:, None].expand(w, w).flatten()
-        c = late.repeat(w)
-        rows, columns = r[:, None] != r, c[:, None] != c
-        s = scores.view(-1, across, self.heads, w * w, w * w)
-        s[:, -1] += columns * MASK_VALUE
-        last = s[(down - 1 - first) % down::down]
-        last[:, :-1] += rows * MASK_VALUE
-        last[:, -1] += (rows & ~columns) * MASK_VALUE
-
-
-# The two passes are custom ops because tracing the index arithmetic with symbolic sizes takes
-# minutes, and autograd's saved tensors are outputs because a custom op can save nothing else.
-@torch.library.custom_op("fastdet::window_attention_reference", mutates_args=())
-def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, H: int, W: int, heads: int, w: int,
-             shift: int, scale: float, dropout_p: float, save: bool
-             ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same products in the same data types as MMDetection's, fewer copies.
-
-    Returns the result, and for the backward (with ``save``) q, k, v by windows, the weights, and
-    what was kept of them.
-    """
-    m = _Map(qkv.shape[0], H, W, w, shift, heads, qkv.device)
-    area, d = w * w, qkv.shape[2] // (3 * heads)
-    tokens = qkv.reshape(-1, d)
-    down, across = m.grid
-    lines, per_line = m.B * down, across * heads
-    rows = m.token_rows(3).view(3, lines, per_line * area)
-    wide = torch.promote_types(qkv.dtype, bias.dtype)
-    out = qkv.new_empty(lines * per_line, area, d)
-    keep = qkv.new_empty(0, dtype=wide)
-    # Without a backward q, k, v by windows and the scores are worth no memory: a few lines of
-    # windows stay in the cache.
-    step = max(1, CACHED_SCORES // (per_line * area * area))
-    if save or dropout_p or qkv.device.type != "cpu":
-        step = max(1, lines)
-    for first in range(0, max(1, lines), step):
-        x = tokens.index_select(0, rows[:, first:first + step].flatten())
-        m.pad_(x, pad, first)
-        q, k, v = x.view(3, -1, area, d)
-        q.mul_(scale)
-        with torch.autocast(x.device.type, enabled=False):
-            p = torch.bmm(q, k.mT).view(-1, heads, area, area).to(wide).add_(bias)
-            if shift:
-                m.mask_(p, first)
-            torch.softmax(p, -1, out=p)
-            weights = p
-            if dropout_p:  # noise as F.dropout draws it for a tensor of this shape
-                keep = F.dropout(torch.ones_like(p), dropout_p)
-                weights = p * keep
-            part = out[first * per_line:(first + step) * per_line]
-            torch.bmm(weights.to(v.dtype).view(-1, area, area), v, out=part)
-    if not save:
-        x, p, keep = x.new_empty(0), p.new_empty(0), keep.new_empty(0)
-    out = out.view(-1, d)
-    out = out.index_select(0, m.window_rows(1)).view(m.B, H * W, heads * d)
-    return out, x, p, keep
-
-
-@_forward.register_fake
-def _(qkv: Tensor, bias: Tensor, pad: Tensor, H: int, W: int, heads: int, w: int, shift: int,
-      scale: float, dropout_p: float, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    area, c = w * w, qkv.shape[2] // 3
-    windows = qkv.shape[0] * ((H + w - 1) // w) * ((W + w - 1) // w)
-    wide = torch.promote_types(qkv.dtype, bias.dtype)
-    p = qkv.new_empty((windows, heads, area, area) if save else 0, dtype=wide)
-    return (qkv.new_empty((qkv.shape[0], H * W, c)),
-            qkv.new_empty((3 * windows * heads * area, c // heads) if save else 0), p,
-            torch.empty_like(p) if dropout_p and save else p.new_empty(0))
-
-
-@torch.library.custom_op("fastdet::window_attention_reference_backward", mutates_args=())
-def _backward(grad: Tensor, x: Tensor, p: Tensor, keep: Tensor, H: int, W: int, heads: int,
-              w: int, shift: int, scale: float, needs_bias: bool, needs_pad: bool
-              ) -> tuple[Tensor, Tensor, Tensor]:
-    m = _Map(grad.shape[0], H, W, w, shift, heads, grad.device)
-    area, d = w * w, x.shape[1]
-    q, k, v = x.view(3, -1, area, d)
-    g = grad.reshape(-1, d).index_select(0, m.token_rows(1))
-    g = g.index_fill_(0, m.pad_rows(1).flatten(), 0).view(-1, area, d)
-    dx = torch.empty_like(x)
-    dq, dk, dv = dx.view(3, -1, area, d)
-    dropped = keep.numel() > 0
-    with torch.autocast(grad.device.type, enabled=False):
-        weights = (p * keep if dropped else p).to(x.dtype).view(-1, area, area)
-        torch.bmm(weights.mT, g, out=dv)
-        dp = torch.bmm(g, v.mT).view_as(p).to(p.dtype)
-        if dropped:
-            dp = dp.mul_(keep)
-        ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-        dbias = ds.sum(0) if needs_bias else p.new_empty(0)
-        ds = ds.to(x.dtype).view(-1, area, area)
-        torch.bmm(ds, k, out=dq)
-        dq.mul_(scale)
-        torch.bmm(ds.mT, q, out=dk)
-    dpad = x.new_empty(0)
-    if needs_pad:
-        rows = m.pad_rows(3)
-        dpad = dx.index_select(0, rows.flatten()).view(*rows.shape, d).sum(1).flatten()
-    dqkv = dx.index_select(0, m.window_rows(3)).view(m.B, H * W, 3 * heads * d)
-    return dqkv, dbias, dpad
-
-
-@_backward.register_fake
-def _(grad: Tensor, x: Tensor, p: Tensor, keep: Tensor, H: int, W: int, heads: int, w: int,
-      shift: int, scale: float, needs_bias: bool, needs_pad: bool
-      ) -> tuple[Tensor, Tensor, Tensor]:
-    c = 3 * heads * x.shape[1]
-    return (x.new_empty((grad.shape[0], H * W, c)),
-            p.new_empty((heads, w * w, w * w) if needs_bias else 0),
-            x.new_empty(c if needs_pad else 0))
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, bias, pad, *ctx.sizes, _, _ = inputs
-    ctx.save_for_backward(*output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.types = bias.dtype, pad.dtype
-
-
-def _autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    nothing = [None] * 11
-    if grad is None:
-        return tuple(nothing)
-    _, needs_bias, needs_pad, *_ = ctx.needs_input_grad
-    dqkv, dbias, dpad = _backward(grad, *ctx.saved_tensors, *ctx.sizes, needs_bias, needs_pad)
-    return (dqkv, dbias.to(ctx.types[0]) if needs_bias else None,
-            dpad.to(ctx.types[1]) if needs_pad else None, *nothing[3:])
-
-
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+def _windows(x: Tensor, w: int) -> Tensor:
+    """``[B, H, W, C]`` cut into ``[B * windows, w * w, C]``."""
+    b, h, width, c = x.shape
+    return x.view(b, h // w, w, width // w, w, c).transpose(2, 3).reshape(-1, w * w, c)
 
 
 def window_attention_reference(
         qkv: Tensor, table: Tensor, hw: tuple[int, int], *, num_heads: int, window_size: int,
         shift: int = 0, scale: float | None = None, pad_value: Tensor | None = None,
         dropout_p: float = 0.0, relative_position_index: Tensor | None = None) -> Tensor:
-    """Window attention; arguments as of ``window_attention``, unchecked.
+    """Pad, roll, cut into windows, attend in each, and all the way back.
 
-    Any floating-point type; differentiable once, in ``qkv``, ``table`` and ``pad_value``.
+    Arguments and result as :func:`fastdet.kernels.window_attention.window_attention`, unchecked.
     """
-    area = window_size * window_size
-    index = relative_position_index
-    if index is None:
-        index = standard_index(window_size, qkv.device)
-    bias = table.index_select(0, index.flatten()).view(area, area, num_heads).permute(2, 0, 1)
-    pad = qkv.new_zeros(qkv.shape[2]) if pad_value is None else pad_value.to(qkv.dtype)
-    scale = (qkv.shape[2] // (3 * num_heads)) ** -0.5 if scale is None else scale
-    save = torch.is_grad_enabled() and (
-        qkv.requires_grad or table.requires_grad or pad.requires_grad)
-    return _forward(qkv, bias.contiguous(), pad, *hw, num_heads, window_size, shift, float(scale),
-                    float(dropout_p), save)[0]
+    (b, _, c3), w, area = qkv.shape, window_size, window_size**2
+    H, W = hw
+    down, across = -(-H // w) * w, -(-W // w) * w
+    pad = qkv.new_zeros(c3) if pad_value is None else pad_value.to(qkv.dtype)
+    x = pad.expand(b, down, across, c3).clone()
+    x[:, :H, :W] = qkv.view(b, H, W, c3)
+    x = _windows(x.roll((-shift, -shift), (1, 2)), w)
+
+    q, k, v = x.view(len(x), area, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
+    index = standard_index(w, qkv.device) if relative_position_index is None \
+        else relative_position_index
+    scores = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.mT
+    scores = scores + table[index].permute(2, 0, 1)
+    if shift:  # what came round the border: the last rows and columns, on a side of their own
+        row, column = (torch.arange(n, device=qkv.device) >= n - shift for n in (down, across))
+        side = (2 * row[:, None] + column).expand(b, down, across).unsqueeze(-1)
+        side = _windows(side, w)
+        scores = scores + MASK_VALUE * (side != side.mT).unsqueeze(1)
+    weights = F.dropout(scores.softmax(-1), dropout_p).to(v.dtype)
+    out = (weights @ v).transpose(1, 2).reshape(b, down // w, across // w, w, w, c3 // 3)
+    out = out.transpose(2, 3).reshape(b, down, across, c3 // 3).roll((shift, shift), (1, 2))
+    return out[:, :H, :W].reshape(b, H * W, c3 // 3)

@@ -83,7 +83,7 @@ def test_mmcv_is_ours_under_the_same_module_objects():
 
         assert mmcv is importlib.import_module("fastdet.mmcv")
         assert mmcv.ops.deform_conv is importlib.import_module("fastdet.ops.deform_conv")
-        assert init is importlib.import_module("fastdet.cnn.weight_init")
+        assert init is importlib.import_module("fastdet.cnn.utils.weight_init")
         assert FFN is importlib.import_module("fastdet.cnn.bricks.transformer").FFN
         assert auto_fp16 is importlib.import_module("fastdet.runner").auto_fp16
         assert Config is importlib.import_module("fastdet.utils").Config

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdet
-from fastdet.kernels.deform_conv2d import can_run_deform_conv2d, deform_conv2d, reference
+from fastdet.kernels.deform_conv2d import can_run_deform_conv2d, cpu, deform_conv2d, reference
 from fastdet.kernels.deform_conv2d import op as op_module
 from fastdet.testing import assert_accurate
 
@@ -67,6 +67,17 @@ def on_torch(case, **kwargs):
         return case.run(**kwargs)
 
 
+def by_definition(case):
+    """The case, computed by the reference."""
+    def call(tensors=None):
+        x, offset, weight, mask, bias = case.tensors if tensors is None else tensors
+        return reference.deform_conv2d_reference(x, offset, mask, weight, bias, **case.kwargs)
+
+    other = case.to(torch.float64)
+    other.call = call
+    return other
+
+
 # ------------------------------------------------------------------ the reference
 def bilinear(image, y, x):
     """A channel's value between its pixels; zero outside."""
@@ -102,7 +113,17 @@ def by_loops(x, offset, weight, mask, bias, stride, padding, dilation, groups, d
     dict(groups=2, deform_groups=3), dict(C=4, groups=4, deform_groups=2, spread=8)])
 def test_reference_is_the_loop(given_):
     case = Case(B=1, H=4, W=6, **given_)
-    torch.testing.assert_close(case.call(), by_loops(*case.tensors, **case.kwargs))
+    torch.testing.assert_close(by_definition(case).call(), by_loops(*case.tensors, **case.kwargs))
+
+
+@pytest.mark.parametrize("given_", [
+    dict(mask=False, bias=False, B=3), dict(stride=(2, 1), padding=(0, 2), dilation=(1, 3)),
+    dict(groups=2, deform_groups=3), dict(C=4, groups=4, deform_groups=2, spread=8)])
+def test_the_cpu_path_is_the_definition(given_):
+    case = Case(**given_)
+    got, want = case.run(), by_definition(case).run()
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], msg=name)
 
 
 @pytest.mark.parametrize("given_", [
@@ -242,7 +263,7 @@ def test_offsets_of_a_finer_map_are_read_from_the_beginning():
 def test_parts_make_the_whole(monkeypatch, columns):
     case = Case(groups=2, deform_groups=3)
     want = case.run()
-    monkeypatch.setattr(reference, "COLUMNS", columns)
+    monkeypatch.setattr(cpu, "COLUMNS", columns)
     got = case.run()
     for name in want:
         torch.testing.assert_close(got[name], want[name], msg=name)

@@ -88,7 +88,7 @@ def test_kernel_takes_any_strides_and_mixed_types(kernel_device):
 
 @pytest.mark.kernel
 def test_kernel_refuses_what_it_cannot(kernel_device):
-    with pytest.raises(fastdet.BackendError, match=r"not torch\.float64"):
+    with pytest.raises(fastdet.BackendError, match="not float64"):
         dyrelu(*inputs(1, 2, 2, 2, device=kernel_device))
 
 

@@ -16,6 +16,9 @@ from fastdet.kernels.multi_scale_deformable_attention import (
     multi_scale_deformable_attention,
 )
 from fastdet.kernels.multi_scale_deformable_attention import op as op_module
+from fastdet.kernels.multi_scale_deformable_attention.reference import (
+    multi_scale_deformable_attention_reference,
+)
 from fastdet.testing import assert_accurate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -41,6 +44,11 @@ def run(tensors, grad, sizes=SIZES, function=attend):
     return (out, *torch.autograd.grad(out, tensors, grad))
 
 
+def define(value, places, weights, sizes):
+    return multi_scale_deformable_attention_reference(
+        value, *level_table(sizes, value.device), places, weights)
+
+
 def naive(value, places, weights, sizes):
     """The sum as it is written, one number at a time."""
     b, _, heads, d = value.shape
@@ -62,7 +70,15 @@ def naive(value, places, weights, sizes):
 # ------------------------------------------------------------------ the reference
 def test_reference_is_the_definition():
     tensors = inputs()
-    torch.testing.assert_close(attend(*tensors), naive(*(t.detach() for t in tensors), SIZES))
+    want = naive(*(t.detach() for t in tensors), SIZES)
+    torch.testing.assert_close(define(*tensors, SIZES), want)
+
+
+def test_the_cpu_path_is_the_definition():
+    tensors = inputs(q=7, p=3)
+    grad = torch.randn(2, 7, 6, dtype=torch.float64)
+    for got, want in zip(run(tensors, grad), run(tensors, grad, function=define)):
+        torch.testing.assert_close(got, want)
 
 
 def test_reference_is_grid_sample():

@@ -13,6 +13,9 @@ from fastdet.kernels.spatial_reduction_attention import (
 from fastdet.kernels.spatial_reduction_attention import (
     spatial_reduction_attention,
 )
+from fastdet.kernels.spatial_reduction_attention.reference import (
+    spatial_reduction_attention_reference,
+)
 from fastdet.testing import assert_accurate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -34,8 +37,18 @@ def run(q, kv, heads, grad, **kwargs):
 def test_reference_is_mmdetections_form(b, n_q, n_k, heads):
     q, kv = inputs(b, n_q, n_k, heads, 4)
     want, weights = spatial_reduction_attention_eager(q, kv, heads, 0.5)
-    torch.testing.assert_close(spatial_reduction_attention(q, kv, heads), want)
+    torch.testing.assert_close(spatial_reduction_attention_reference(q, kv, heads, 0.5), want)
     torch.testing.assert_close(weights.sum(-1), torch.ones(b, n_q, dtype=torch.float64))
+
+
+@given(st.integers(1, 2), st.integers(1, 9), st.integers(1, 7), st.sampled_from([1, 2, 5]))
+def test_the_cpu_path_is_the_definition(b, n_q, n_k, heads):
+    q, kv = inputs(b, n_q, n_k, heads, 4)
+    grad = torch.randn(b, n_q, heads * 4, dtype=torch.float64)
+    want = spatial_reduction_attention_reference(q, kv, heads, 0.5)
+    want = (want, *torch.autograd.grad(want, (q, kv), grad))
+    for got, exact in zip(run(q, kv, heads, grad), want):
+        torch.testing.assert_close(got, exact)
 
 
 def test_reference_gradcheck():

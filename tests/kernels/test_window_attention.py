@@ -1,4 +1,4 @@
-"""Window attention: the reference against the literal algorithm, the kernels against both."""
+"""Window attention: the CPU path against the definition, the kernels against the CPU path."""
 
 import itertools
 import re
@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdet
-from benchmarks.operators.window_attention import window_attention_eager
-from fastdet.kernels.window_attention import can_run_window_attention, reference, window_attention
+from fastdet.kernels.window_attention import can_run_window_attention, cpu, window_attention
 from fastdet.kernels.window_attention import op as op_module
-from fastdet.kernels.window_attention.reference import standard_index
+from fastdet.kernels.window_attention.reference import standard_index, window_attention_reference
 from fastdet.testing import assert_accurate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -52,24 +51,24 @@ def close(got, want, atol=1e-12):
         torch.testing.assert_close(g, x, rtol=1e-10, atol=atol)
 
 
-# ------------------------------------------------------------------ the reference
+# ------------------------------------------------------------------ the CPU path
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_reference_is_the_literal_algorithm(shape):
+def test_the_cpu_path_is_the_definition(shape):
     h, w, window, shift, heads, d, batch = shape
     tensors = inputs(h, w, window, heads, d, batch)
     for scale in (None, 0.3):
         kwargs = {"num_heads": heads, "window_size": window, "shift": shift, "scale": scale}
         close(run(window_attention, tensors, (h, w), **kwargs),
-              run(window_attention_eager, tensors, (h, w), **kwargs))
+              run(window_attention_reference, tensors, (h, w), **kwargs))
 
 
 @pytest.mark.parametrize("shift", [0, 2])
 @pytest.mark.parametrize("cached", [1, 2**8, 2**18])
 def test_without_a_backward_the_scores_go_by_lines_of_windows(monkeypatch, cached, shift):
-    monkeypatch.setattr(reference, "CACHED_SCORES", cached)
+    monkeypatch.setattr(cpu, "CACHED_SCORES", cached)
     qkv, table, pad, _ = inputs(11, 8, 3, 2, 4, 2)
     kwargs = {"num_heads": 2, "window_size": 3, "shift": shift, "pad_value": pad}
-    want = window_attention_eager(qkv, table, (11, 8), **kwargs)
+    want = window_attention_reference(qkv, table, (11, 8), **kwargs)
     with torch.no_grad():
         got = window_attention(qkv, table.requires_grad_(), (11, 8), **kwargs)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
@@ -83,7 +82,7 @@ def test_pad_value_defaults_to_zeros():
     got = window_attention(qkv, table, (5, 4), **kwargs)
     assert torch.equal(got, window_attention(
         qkv, table, (5, 4), pad_value=qkv.new_zeros(48), **kwargs))
-    torch.testing.assert_close(got, window_attention_eager(qkv, table, (5, 4), **kwargs))
+    torch.testing.assert_close(got, window_attention_reference(qkv, table, (5, 4), **kwargs))
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.4])
@@ -110,7 +109,7 @@ def test_standard_index_and_a_users_own():
     kwargs = {"num_heads": 2, "window_size": w, "shift": 1}
     own = torch.randint((2 * w - 1) ** 2, (w * w, w * w))
     close(run(window_attention, tensors, (4, 5), relative_position_index=own, **kwargs),
-          run(window_attention_eager, tensors, (4, 5), relative_position_index=own, **kwargs))
+          run(window_attention_reference, tensors, (4, 5), relative_position_index=own, **kwargs))
     close(run(window_attention, tensors, (4, 5), relative_position_index=index, **kwargs),
           run(window_attention, tensors, (4, 5), **kwargs))
 
@@ -154,10 +153,10 @@ def test_half_types_follow_autocast():
         qkv, table, pad, grad = inputs(5, 9, 7, 2, 16, 1, dtype)
         kwargs = {"num_heads": 2, "window_size": 7, "shift": 3}
         mine = run(window_attention, (qkv, table.float(), pad, grad), (5, 9), **kwargs)
-        eager = run(window_attention_eager, (qkv, table.float(), pad, grad), (5, 9), **kwargs)
-        truth = run(window_attention_eager, [x.double() for x in (qkv, table, pad, grad)], (5, 9),
-                    **kwargs)
-        for name, g, e, t in zip(("out", "dqkv", "dtable", "dpad"), mine, eager, truth):
+        theirs = run(window_attention_reference, (qkv, table.float(), pad, grad), (5, 9), **kwargs)
+        truth = run(window_attention_reference, [x.double() for x in (qkv, table, pad, grad)],
+                    (5, 9), **kwargs)
+        for name, g, e, t in zip(("out", "dqkv", "dtable", "dpad"), mine, theirs, truth):
             assert g.dtype == e.dtype
             assert_accurate(name, g, e, t, dtype)
 
@@ -174,11 +173,11 @@ def test_autocast_casts_float32_as_a_product_would():
 
 
 @pytest.mark.parametrize("save", [True, False])
-def test_opcheck_of_the_reference(save):
+def test_opcheck_of_the_cpu_path(save):
     qkv, table, pad, _ = inputs(4, 5, 3, 1, 4, 1, torch.float32)
     bias = table[standard_index(3)][..., 0][None].contiguous()
     leaves = [x.requires_grad_(save) for x in (qkv, bias, pad)]
-    torch.library.opcheck(reference._forward, (*leaves, 4, 5, 1, 3, 1, 0.5, 0.0, save))
+    torch.library.opcheck(cpu._forward, (*leaves, 4, 5, 1, 3, 1, 0.5, 0.0, save))
 
 
 def test_empty_batch():

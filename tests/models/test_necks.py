@@ -212,7 +212,7 @@ def test_ct_neck_reads_the_last_map(inputs):
     outs = neck(inputs)
     assert isinstance(outs, tuple)
     assert shapes(outs) == [(8, 12)]
-    with pytest.raises(TypeError, match="list or tuple of maps, got Tensor"):
+    with pytest.raises(TypeError, match="list or tuple of maps, got a tensor"):
         neck(inputs[-1])
     with pytest.raises(ValueError, match=r"one length, got \(5, 4\) and \(4,\)"):
         CTResNetNeck(6, (5, 4), (4,))

@@ -349,7 +349,7 @@ def test_hrnet(norm_eval):
 @pytest.mark.parametrize(("extra", "error", "message"), [
     ({"stage1": hr_extra()["stage1"]}, ValueError, "stage2 is missing"),
     (hr_extra(num_blocks=(1,)), ValueError, "num_blocks of stage2 must have num_branches=2"),
-    (hr_extra(block="SIMPLE"), KeyError, "block of stage2 must be one of BASIC, BOTTLENECK"),
+    (hr_extra(block="SIMPLE"), KeyError, "stage2 of HRNet has no block 'SIMPLE'; known"),
 ])
 def test_bad_hrnet(extra, error, message):
     with pytest.raises(error, match=message):

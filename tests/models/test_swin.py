@@ -256,7 +256,7 @@ def test_compiles_whole_at_changing_sizes():
     ({"num_heads": (1,)}, "num_heads must have one entry for each of the 2 stages"),
     ({"strides": (4,)}, "strides must have one entry for each of the 2 stages"),
     ({"num_heads": (3, 2)}, "multiple of num_heads, got 8 and 3"),
-    ({"out_indices": (0, 2)}, r"must lie in \[0, 2\), got \(0, 2\)"),
+    ({"out_indices": (0, 2)}, r"out_indices must be 0 to 1, got \(0, 2\)"),
     ({"strides": (2, 2)}, "must be patch_size"),
     ({"frozen_stages": 3}, "frozen_stages must be at most 2"),
     ({"pretrain_img_size": (1, 2, 3)}, "one or two numbers"),

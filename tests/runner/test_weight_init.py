@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-import fastdet.cnn.weight_init as cnn_weight_init
+import fastdet.cnn.utils.weight_init as cnn_weight_init
 from fastdet.runner import weight_init as W
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...utils import build_from_cfg
+from fastdet.utils import build_from_cfg
+
 from .registry import ACTIVATION_LAYERS
 
 __all__ = ["Clamp", "HSigmoid", "HSwish", "Swish", "build_activation_layer"]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...runner.weight_init import constant_init, kaiming_init
+from fastdet.runner.weight_init import constant_init, kaiming_init
+
 from .registry import PLUGIN_LAYERS
 
 __all__ = ["ContextBlock"]

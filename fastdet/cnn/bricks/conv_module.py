@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ...runner.weight_init import constant_init, kaiming_init
+from fastdet.runner.weight_init import constant_init, kaiming_init
+
 from .activation import build_activation_layer
 from .conv import build_conv_layer
 from .norm import build_norm_layer
@@ -60,7 +61,7 @@ class ConvModule(nn.Module):
                  padding: _Size = 0, dilation: _Size = 1, groups: int = 1,
                  bias: bool | str = "auto", conv_cfg: dict[str, Any] | None = None,
                  norm_cfg: dict[str, Any] | None = None,
-                 act_cfg: dict[str, Any] | None = {"type": "ReLU"},  # noqa: B006
+                 act_cfg: dict[str, Any] | None = {"type": "ReLU"},
                  inplace: bool = True, with_spectral_norm: bool = False,
                  padding_mode: str = "zeros",
                  order: tuple[str, str, str] = ("conv", "norm", "act")) -> None:

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdet.utils.types import Size
+
 from .registry import CONV_LAYERS
 
 __all__ = ["ConvAWS2d", "ConvWS2d", "conv_ws_2d"]
 
-_Size = int | tuple[int, int]
 
 
 def conv_ws_2d(input: Tensor, weight: Tensor, bias: Tensor | None = None,
@@ -53,8 +54,8 @@ class ConvWS2d(nn.Conv2d):
         eps: added to the standard deviation.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: _Size, stride: _Size = 1,
-                 padding: _Size = 0, dilation: _Size = 1, groups: int = 1, bias: bool = True,
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,
+                 padding: Size = 0, dilation: Size = 1, groups: int = 1, bias: bool = True,
                  eps: float = 1e-5) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
                          bias)
@@ -94,8 +95,8 @@ class ConvAWS2d(nn.Conv2d):
     weight_gamma: Tensor
     weight_beta: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: _Size, stride: _Size = 1,
-                 padding: _Size = 0, dilation: _Size = 1, groups: int = 1,
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,
+                 padding: Size = 0, dilation: Size = 1, groups: int = 1,
                  bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
                          bias)

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastdet.utils.types import Size
+
 from .conv_module import ConvModule
 
 __all__ = ["DepthwiseSeparableConvModule"]
 
-_Size = int | tuple[int, int]
 
 
 class DepthwiseSeparableConvModule(nn.Module):
@@ -37,10 +38,10 @@ class DepthwiseSeparableConvModule(nn.Module):
         ValueError: ``groups`` is given; the layer sets it.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: _Size, stride: _Size = 1,
-                 padding: _Size = 0, dilation: _Size = 1,
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,
+                 padding: Size = 0, dilation: Size = 1,
                  norm_cfg: dict[str, Any] | None = None,
-                 act_cfg: dict[str, Any] | None = {"type": "ReLU"},  # noqa: B006
+                 act_cfg: dict[str, Any] | None = {"type": "ReLU"},
                  dw_norm_cfg: dict[str, Any] | str | None = "default",
                  dw_act_cfg: dict[str, Any] | str | None = "default",
                  pw_norm_cfg: dict[str, Any] | str | None = "default",

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...utils import build_from_cfg
+from fastdet.utils import build_from_cfg
+
 from .registry import DROPOUT_LAYERS
 
 __all__ = ["DropPath", "Dropout", "build_dropout", "drop_path"]

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runner.weight_init import kaiming_init
+from fastdet.runner.weight_init import kaiming_init
+
 from .registry import PLUGIN_LAYERS
 
 __all__ = ["GeneralizedAttention"]

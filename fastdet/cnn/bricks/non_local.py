@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runner.weight_init import constant_init, normal_init
+from fastdet.runner.weight_init import constant_init, normal_init
+
 from .conv_module import ConvModule
 from .registry import PLUGIN_LAYERS
 
@@ -125,7 +126,7 @@ class NonLocal1d(_NonLocalNd):
     """
 
     def __init__(self, in_channels: int, sub_sample: bool = False,
-                 conv_cfg: dict[str, Any] | None = {"type": "Conv1d"},  # noqa: B006
+                 conv_cfg: dict[str, Any] | None = {"type": "Conv1d"},
                  **kwargs: Any) -> None:
         super().__init__(in_channels, conv_cfg=conv_cfg, **kwargs)
         self.sub_sample = sub_sample
@@ -147,7 +148,7 @@ class NonLocal2d(_NonLocalNd):
     _abbr_ = "nonlocal_block"
 
     def __init__(self, in_channels: int, sub_sample: bool = False,
-                 conv_cfg: dict[str, Any] | None = {"type": "Conv2d"},  # noqa: B006
+                 conv_cfg: dict[str, Any] | None = {"type": "Conv2d"},
                  **kwargs: Any) -> None:
         super().__init__(in_channels, conv_cfg=conv_cfg, **kwargs)
         self.sub_sample = sub_sample
@@ -166,7 +167,7 @@ class NonLocal3d(_NonLocalNd):
     """
 
     def __init__(self, in_channels: int, sub_sample: bool = False,
-                 conv_cfg: dict[str, Any] | None = {"type": "Conv3d"},  # noqa: B006
+                 conv_cfg: dict[str, Any] | None = {"type": "Conv3d"},
                  **kwargs: Any) -> None:
         super().__init__(in_channels, conv_cfg=conv_cfg, **kwargs)
         self.sub_sample = sub_sample

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...utils.registry import Registry, resolve
+from fastdet.utils.registry import Registry, resolve
 
 __all__ = [
     "ACTIVATION_LAYERS", "ATTENTION", "CONV_LAYERS", "DROPOUT_LAYERS", "FEEDFORWARD_NETWORK",

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
-import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.modules.utils import _pair
 
-from ...runner import BaseModule, ModuleList, Sequential
-from ...utils import build_from_cfg
+from fastdet.runner import BaseModule, ModuleList, Sequential
+from fastdet.utils import build_from_cfg
+from fastdet.utils.deprecation import renamed
+from fastdet.utils.types import Cfg, InitCfg
+
 from .activation import build_activation_layer
-from .conv import build_conv_layer
 from .drop import build_dropout
 from .norm import build_norm_layer
+from .patches import AdaptivePadding, PatchEmbed, PatchMerging
 from .registry import (
     ATTENTION,
     FEEDFORWARD_NETWORK,
@@ -34,247 +34,32 @@ __all__ = [
     "build_transformer_layer_sequence",
 ]
 
-Config = dict[str, Any]
-Size = int | tuple[int, int]
 
 
-def build_positional_encoding(cfg: Config, default_args: Config | None = None) -> nn.Module:
+def build_positional_encoding(cfg: Cfg, default_args: Cfg | None = None) -> nn.Module:
     """Build a positional encoding from its config dict."""
     return build_from_cfg(cfg, POSITIONAL_ENCODING, default_args)
 
 
-def build_attention(cfg: Config, default_args: Config | None = None) -> nn.Module:
+def build_attention(cfg: Cfg, default_args: Cfg | None = None) -> nn.Module:
     """Build an attention module from its config dict."""
     return build_from_cfg(cfg, ATTENTION, default_args)
 
 
-def build_feedforward_network(cfg: Config, default_args: Config | None = None) -> nn.Module:
+def build_feedforward_network(cfg: Cfg, default_args: Cfg | None = None) -> nn.Module:
     """Build a feed-forward network from its config dict."""
     return build_from_cfg(cfg, FEEDFORWARD_NETWORK, default_args)
 
 
-def build_transformer_layer(cfg: Config, default_args: Config | None = None) -> nn.Module:
+def build_transformer_layer(cfg: Cfg, default_args: Cfg | None = None) -> nn.Module:
     """Build one layer of a transformer from its config dict."""
     return build_from_cfg(cfg, TRANSFORMER_LAYER, default_args)
 
 
-def build_transformer_layer_sequence(cfg: Config,
-                                     default_args: Config | None = None) -> nn.Module:
+def build_transformer_layer_sequence(cfg: Cfg,
+                                     default_args: Cfg | None = None) -> nn.Module:
     """Build an encoder or a decoder from its config dict."""
     return build_from_cfg(cfg, TRANSFORMER_LAYER_SEQUENCE, default_args)
-
-
-def _renamed(**names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Let a method take keyword arguments under their deprecated names, with a warning.
-
-    Args:
-        **names: the new name of each old one.
-    """
-
-    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            for old, new in names.items():
-                if old in kwargs:
-                    if new in kwargs:
-                        raise ValueError(f"got both {new!r} and its deprecated name {old!r}")
-                    warnings.warn(f"{old!r} of {method.__qualname__} is deprecated, "
-                                  f"use {new!r}", DeprecationWarning, stacklevel=2)
-                    kwargs[new] = kwargs.pop(old)
-            return method(*args, **kwargs)
-
-        return wrapper
-
-    return decorate
-
-
-class AdaptivePadding(nn.Module):
-    """Zero padding with which a sliding window covers the whole map, whatever its size.
-
-    Args:
-        kernel_size: size of the window, ``(h, w)`` or one number.
-        stride: its step.
-        dilation: spacing of its elements.
-        padding: ``'corner'`` pads right and bottom; ``'same'`` pads all around, the odd row and
-            column right and bottom.
-
-    Raises:
-        ValueError: ``padding`` is neither.
-    """
-
-    def __init__(self, kernel_size: Size = 1, stride: Size = 1, dilation: Size = 1,
-                 padding: str = "corner") -> None:
-        super().__init__()
-        if padding not in ("same", "corner"):
-            raise ValueError(f"padding must be 'same' or 'corner', got {padding!r}")
-        self.padding = padding
-        self.kernel_size = _pair(kernel_size)
-        self.stride = _pair(stride)
-        self.dilation = _pair(dilation)
-
-    def get_pad_shape(self, input_shape: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns of padding that a map of ``input_shape`` ``(H, W)`` needs."""
-        pad_h, pad_w = (
-            max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-            for size, kernel, stride, dilation in zip(
-                input_shape, self.kernel_size, self.stride, self.dilation))
-        return pad_h, pad_w
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pad a map ``[..., H, W]``."""
-        pad_h, pad_w = self.get_pad_shape(x.shape[-2:])
-        if pad_h == 0 and pad_w == 0:
-            return x
-        top, left = (pad_h // 2, pad_w // 2) if self.padding == "same" else (0, 0)
-        return F.pad(x, (left, pad_w - left, top, pad_h - top))
-
-
-def _window_count(size: int, pad: int, kernel: int, stride: int, dilation: int) -> int:
-    return (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-
-
-class PatchEmbed(BaseModule):
-    """Image to a sequence of patch embeddings, by a convolution.
-
-    Args:
-        in_channels: channels of the image.
-        embed_dims: channels of an embedding.
-        conv_type: type of the convolution.
-        kernel_size: size of a patch.
-        stride: step between patches; ``kernel_size`` if ``None``.
-        padding: numbers, or the mode of :class:`AdaptivePadding`.
-        dilation: dilation of the convolution.
-        bias: whether the convolution has a bias.
-        norm_cfg: config of a norm over the embeddings, if any.
-        input_size: ``(H, W)`` of the input, from which ``init_out_size`` is computed.
-        init_cfg: see :class:`fastdet.runner.BaseModule`.
-    """
-
-    def __init__(self, in_channels: int = 3, embed_dims: int = 768, conv_type: str = "Conv2d",
-                 kernel_size: Size = 16, stride: Size | None = 16, padding: Size | str = "corner",
-                 dilation: Size = 1, bias: bool = True, norm_cfg: Config | None = None,
-                 input_size: Size | None = None, init_cfg: Any = None) -> None:
-        super().__init__(init_cfg=init_cfg)
-        self.embed_dims = embed_dims
-        kernel = _pair(kernel_size)
-        step = kernel if stride is None else _pair(stride)
-        spacing = _pair(dilation)
-        self.adap_padding: AdaptivePadding | None = None
-        if isinstance(padding, str):
-            self.adap_padding = AdaptivePadding(kernel, step, spacing, padding)
-            padding = 0
-        pad = _pair(padding)
-        self.projection = build_conv_layer(
-            {"type": conv_type}, in_channels=in_channels, out_channels=embed_dims,
-            kernel_size=kernel, stride=step, padding=pad, dilation=spacing, bias=bias)
-        self.norm = build_norm_layer(norm_cfg, embed_dims)[1] if norm_cfg is not None else None
-
-        self.init_input_size: tuple[int, int] | None = None
-        self.init_out_size: tuple[int, int] | None = None
-        if input_size is not None:
-            self.init_input_size = size = _pair(input_size)
-            if self.adap_padding is not None:
-                extra = self.adap_padding.get_pad_shape(size)
-                size = (size[0] + extra[0], size[1] + extra[1])
-            rows, columns = map(_window_count, size, pad, kernel, step, spacing)
-            self.init_out_size = (rows, columns)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Embed the patches of an image.
-
-        Args:
-            x: ``[B, in_channels, H, W]``.
-
-        Returns:
-            ``[B, h * w, embed_dims]``, patches row by row, and ``(h, w)``.
-        """
-        if self.adap_padding is not None:
-            x = self.adap_padding(x)
-        x = self.projection(x)
-        hw = (x.shape[2], x.shape[3])
-        x = x.flatten(2).transpose(1, 2)
-        if self.norm is not None:
-            x = self.norm(x)
-        return x, hw
-
-
-class PatchMerging(BaseModule):
-    """Merge neighbouring tokens of a map: gather each window's, normalise, project.
-
-    A merged token's channels are ordered as ``torch.nn.Unfold`` does: channel slowest, then the
-    row and the column inside the window.
-
-    Args:
-        in_channels: channels of the tokens.
-        out_channels: channels of the merged tokens.
-        kernel_size: size of a window.
-        stride: step between windows; ``kernel_size`` if ``None``.
-        padding: numbers, or the mode of :class:`AdaptivePadding`.
-        dilation: spacing of the tokens of a window.
-        bias: whether the projection has a bias.
-        norm_cfg: config of the norm before the projection, if any.
-        init_cfg: see :class:`fastdet.runner.BaseModule`.
-
-    Source: Swin Transformer, https://arxiv.org/abs/2103.14030
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size = 2,
-                 stride: Size | None = None, padding: Size | str = "corner", dilation: Size = 1,
-                 bias: bool = False, norm_cfg: Config | None = {"type": "LN"},  # noqa: B006
-                 init_cfg: Any = None) -> None:
-        super().__init__(init_cfg=init_cfg)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        kernel = _pair(kernel_size)
-        step = _pair(stride) if stride else kernel
-        spacing = _pair(dilation)
-        self.adap_padding: AdaptivePadding | None = None
-        if isinstance(padding, str):
-            self.adap_padding = AdaptivePadding(kernel, step, spacing, padding)
-            padding = 0
-        pad = _pair(padding)
-        self.sampler = nn.Unfold(kernel, dilation=spacing, padding=pad, stride=step)
-        channels = kernel[0] * kernel[1] * in_channels
-        self.norm = build_norm_layer(norm_cfg, channels)[1] if norm_cfg is not None else None
-        self.reduction = nn.Linear(channels, out_channels, bias=bias)
-        self._window = (pad, kernel, step, spacing)
-        self._tiles = step == kernel and spacing == (1, 1) and pad == (0, 0)
-
-    def forward(self, x: Tensor, input_size: Sequence[int]) -> tuple[Tensor, tuple[int, int]]:
-        """Merge the tokens of a map.
-
-        Args:
-            x: ``[B, H * W, in_channels]``.
-            input_size: ``(H, W)``.
-
-        Returns:
-            ``[B, h * w, out_channels]`` and ``(h, w)``.
-
-        Raises:
-            ValueError: ``input_size`` is not two numbers whose product is the number of tokens.
-        """
-        if not isinstance(input_size, Sequence) or len(input_size) != 2:
-            raise ValueError(f"input_size must be (H, W), got {input_size!r}")
-        height, width = input_size
-        if x.shape[1] != height * width:
-            raise ValueError(f"PatchMerging: {x.shape[1]} tokens cannot be a map of "
-                             f"{height} x {width}")
-        x = x.view(x.shape[0], height, width, x.shape[2]).permute(0, 3, 1, 2)
-        if self.adap_padding is not None:
-            x = self.adap_padding(x)
-        rows, columns = map(_window_count, x.shape[2:], *self._window)
-        x = self._tile(x, rows, columns) if self._tiles else self.sampler(x).transpose(1, 2)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.reduction(x), (rows, columns)
-
-    def _tile(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """What the sampler gives where windows tile the map, in one copy instead of three."""
-        kh, kw = self._window[1]
-        b, c = x.shape[:2]
-        x = x[:, :, :rows * kh, :columns * kw].permute(0, 2, 3, 1)
-        x = x.reshape(b, rows, kh, columns, kw, c).permute(0, 1, 3, 5, 2, 4)
-        return x.reshape(b, rows * columns, c * kh * kw)
 
 
 @FEEDFORWARD_NETWORK.register_module()
@@ -301,10 +86,10 @@ class FFN(BaseModule):
     #: not be kept: memory that fits the cache and that malloc can reuse, not fresh pages.
     _PART_BYTES = 8 << 20
 
-    @_renamed(dropout="ffn_drop", add_residual="add_identity")
+    @renamed(dropout="ffn_drop", add_residual="add_identity")
     def __init__(self, embed_dims: int = 256, feedforward_channels: int = 1024, num_fcs: int = 2,
-                 act_cfg: Config = {"type": "ReLU", "inplace": True},  # noqa: B006
-                 ffn_drop: float = 0.0, dropout_layer: Config | None = None,
+                 act_cfg: Cfg = {"type": "ReLU", "inplace": True},
+                 ffn_drop: float = 0.0, dropout_layer: Cfg | None = None,
                  add_identity: bool = True, init_cfg: Any = None, **kwargs: Any) -> None:
         super().__init__(init_cfg)
         if num_fcs < 2:
@@ -327,12 +112,12 @@ class FFN(BaseModule):
         self.dropout_layer = build_dropout(dropout_layer) if dropout_layer else nn.Identity()
         self.add_identity = add_identity
 
-    @_renamed(residual="identity")
+    @renamed(residual="identity")
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """Run the network.
 
         Args:
-            x: ``[..., embed_dims]``.
+            x: ``(..., embed_dims)``.
             identity: added to the result if ``add_identity``; ``x`` by default.
 
         Returns:
@@ -366,14 +151,14 @@ class MultiheadAttention(BaseModule):
             default is one dict for all: the deprecated ``dropout`` of one instance changes it for
             those built later. Here it does not.)
         init_cfg: see :class:`fastdet.runner.BaseModule`.
-        batch_first: whether tensors are ``[batch, n, embed_dims]``, not ``[n, batch, embed_dims]``.
+        batch_first: whether tensors are ``(batch, n, embed_dims)``, not ``(n, batch, embed_dims)``.
         **kwargs: further arguments of ``torch.nn.MultiheadAttention``; ``dropout``, deprecated,
             sets ``attn_drop`` and the probability of ``dropout_layer``.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, attn_drop: float = 0.0,
                  proj_drop: float = 0.0,
-                 dropout_layer: Config | None = {"type": "Dropout", "drop_prob": 0.0},  # noqa: B006
+                 dropout_layer: Cfg | None = {"type": "Dropout", "drop_prob": 0.0},
                  init_cfg: Any = None, batch_first: bool = False, **kwargs: Any) -> None:
         super().__init__(init_cfg)
         if "dropout" in kwargs:
@@ -389,7 +174,7 @@ class MultiheadAttention(BaseModule):
         self.proj_drop = nn.Dropout(proj_drop)
         self.dropout_layer = build_dropout(dropout_layer) if dropout_layer else nn.Identity()
 
-    @_renamed(residual="identity")
+    @renamed(residual="identity")
     def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None,
                 identity: Tensor | None = None, query_pos: Tensor | None = None,
                 key_pos: Tensor | None = None, attn_mask: Tensor | None = None,
@@ -397,16 +182,16 @@ class MultiheadAttention(BaseModule):
         """Attend, and add the identity.
 
         Args:
-            query: ``[num_queries, bs, embed_dims]`` (batch first if ``batch_first``, as the
+            query: ``(num_queries, bs, embed_dims)`` (batch first if ``batch_first``, as the
                 others).
-            key: ``[num_keys, bs, embed_dims]``; ``query`` by default.
+            key: ``(num_keys, bs, embed_dims)``; ``query`` by default.
             value: as ``key``, which is its default.
             identity: added to the result; ``query``, without its position, by default.
             query_pos: positional encoding added to the query.
             key_pos: positional encoding added to the key; by default that of the query, if it has
                 the shape of ``key``.
             attn_mask: as of ``torch.nn.MultiheadAttention``.
-            key_padding_mask: ``[bs, num_keys]``, true where a key is to be ignored.
+            key_padding_mask: ``(bs, num_keys)``, true where a key is to be ignored.
             **kwargs: not used; other attention modules of a layer may need them.
 
         Returns:
@@ -451,7 +236,7 @@ class BaseTransformerLayer(BaseModule):
             the norm.
         norm_cfg: config of the norms.
         init_cfg: see :class:`fastdet.runner.BaseModule`.
-        batch_first: whether tensors are ``[batch, n, embed_dims]``, not ``[n, batch, embed_dims]``.
+        batch_first: whether tensors are ``(batch, n, embed_dims)``, not ``(n, batch, embed_dims)``.
         **kwargs: ``feedforward_channels``, ``ffn_dropout`` and ``ffn_num_fcs``, deprecated, set
             ``feedforward_channels``, ``ffn_drop`` and ``num_fcs`` of ``ffn_cfgs``; others are
             ignored with a warning.
@@ -464,12 +249,12 @@ class BaseTransformerLayer(BaseModule):
     _FFN_ARGS = {"feedforward_channels": "feedforward_channels",  # noqa: RUF012
                  "ffn_dropout": "ffn_drop", "ffn_num_fcs": "num_fcs"}
 
-    def __init__(self, attn_cfgs: Config | Sequence[Config] | None = None,
-                 ffn_cfgs: Config | Sequence[Config] = {  # noqa: B006
+    def __init__(self, attn_cfgs: Cfg | Sequence[Cfg] | None = None,
+                 ffn_cfgs: Cfg | Sequence[Cfg] = {
                      "type": "FFN", "embed_dims": 256, "feedforward_channels": 1024, "num_fcs": 2,
                      "ffn_drop": 0.0, "act_cfg": {"type": "ReLU", "inplace": True}},
                  operation_order: Sequence[str] | None = None,
-                 norm_cfg: Config = {"type": "LN"},  # noqa: B006
+                 norm_cfg: Cfg = {"type": "LN"},
                  init_cfg: Any = None, batch_first: bool = False, **kwargs: Any) -> None:
         super().__init__(init_cfg)
         if not operation_order or not set(operation_order) <= set(self._OPERATIONS):
@@ -510,7 +295,7 @@ class BaseTransformerLayer(BaseModule):
                                 for _ in range(operation_order.count("norm")))
 
     @staticmethod
-    def _one_each(name: str, cfgs: Config | Sequence[Config] | None, count: int) -> list[Config]:
+    def _one_each(name: str, cfgs: Cfg | Sequence[Cfg] | None, count: int) -> list[Cfg]:
         if isinstance(cfgs, dict):
             cfgs = [cfgs] * count
         if cfgs is None or len(cfgs) != count:
@@ -526,17 +311,17 @@ class BaseTransformerLayer(BaseModule):
         """Run the operations in order.
 
         Args:
-            query: ``[num_queries, bs, embed_dims]`` (batch first if ``batch_first``, as the
+            query: ``(num_queries, bs, embed_dims)`` (batch first if ``batch_first``, as the
                 others).
-            key: ``[num_keys, bs, embed_dims]``, of the cross-attentions.
+            key: ``(num_keys, bs, embed_dims)``, of the cross-attentions.
             value: as ``key``.
             query_pos: positional encoding of the query.
             key_pos: positional encoding of the key.
             attn_masks: one mask per attention, or one tensor for all, as of
                 ``torch.nn.MultiheadAttention``.
-            query_key_padding_mask: ``[bs, num_queries]``, true where a query is to be ignored as
+            query_key_padding_mask: ``(bs, num_queries)``, true where a query is to be ignored as
                 a key of self-attention.
-            key_padding_mask: ``[bs, num_keys]``, likewise of cross-attention.
+            key_padding_mask: ``(bs, num_keys)``, likewise of cross-attention.
             **kwargs: passed on to the attentions.
 
         Returns:
@@ -588,7 +373,7 @@ class TransformerLayerSequence(BaseModule):
         ValueError: ``transformerlayers`` is neither a dict nor a list of ``num_layers`` of them.
     """
 
-    def __init__(self, transformerlayers: Config | list[Config] | None = None,
+    def __init__(self, transformerlayers: InitCfg = None,
                  num_layers: int | None = None, init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         if not isinstance(num_layers, int) or num_layers < 1:

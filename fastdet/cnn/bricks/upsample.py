@@ -7,7 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runner.weight_init import xavier_init
+from fastdet.runner.weight_init import xavier_init
+
 from .registry import UPSAMPLE_LAYERS, resolve
 
 __all__ = ["PixelShufflePack", "build_upsample_layer"]

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
+from fastdet.utils import import_modules_from_strings
+
 __all__ = [
     "check_prerequisites", "concat_list", "deprecated_api_warning", "has_method",
     "import_modules_from_strings", "is_list_of", "is_method_overridden", "is_seq_of", "is_str",
@@ -51,42 +53,6 @@ def optional_import(module: str, needed_by: str, package: str | None = None) -> 
 def is_str(x: Any) -> bool:
     """Whether ``x`` is a string."""
     return isinstance(x, str)
-
-
-def import_modules_from_strings(imports: str | list[str] | None,
-                                allow_failed_imports: bool = False) -> Any:
-    """Import modules by name, as ``custom_imports`` of a config asks for.
-
-    Args:
-        imports: a dotted name or a list of them.
-        allow_failed_imports: warn and give ``None`` for a module that cannot be imported.
-
-    Returns:
-        The module, or the list of modules; ``None`` for nothing.
-
-    Raises:
-        TypeError: ``imports`` is neither.
-        ImportError: a module cannot be imported; it is named.
-    """
-    if not imports:
-        return None
-    if isinstance(imports, str):
-        return import_modules_from_strings([imports], allow_failed_imports)[0]
-    if not isinstance(imports, list):
-        raise TypeError(f"custom_imports must be a list but got type {type(imports)}")
-    imported: list[ModuleType | None] = []
-    for name in imports:
-        if not isinstance(name, str):
-            raise TypeError(f"{name} is of type {type(name)} and cannot be imported.")
-        try:
-            imported.append(importlib.import_module(name))
-        except ImportError as e:
-            if not allow_failed_imports:
-                raise ImportError(f"Failed to import {name}: {e}") from e
-            warnings.warn(f"{name} failed to import and is ignored: {e}", UserWarning,
-                          stacklevel=2)
-            imported.append(None)
-    return imported
 
 
 def iter_cast(inputs: Iterable[Any], dst_type: type,

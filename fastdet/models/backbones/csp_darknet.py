@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fastdet.cnn import ConvModule, DepthwiseSeparableConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 from ..builder import BACKBONES
 from ..utils.checks import check_image, check_indices, known
@@ -20,7 +21,6 @@ from ..utils.misc import eval_batch_norms
 
 __all__ = ["CSPDarknet", "Focus", "SPPBottleneck"]
 
-Config = dict[str, Any]
 
 _SQRT5 = math.sqrt(5)  # with it Kaiming's rule is torch's own initialisation
 
@@ -39,9 +39,9 @@ class Focus(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1,
-                 conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN", "momentum": 0.03, "eps": 0.001},  # noqa: B006
-                 act_cfg: Config = {"type": "Swish"}) -> None:  # noqa: B006
+                 conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN", "momentum": 0.03, "eps": 0.001},
+                 act_cfg: Cfg = {"type": "Swish"}) -> None:
         super().__init__()
         self.conv = ConvModule(in_channels * 4, out_channels, kernel_size, stride,
                                padding=(kernel_size - 1) // 2, conv_cfg=conv_cfg,
@@ -78,15 +78,15 @@ class SPPBottleneck(BaseModule):
     """
 
     def __init__(self, in_channels: int, out_channels: int,
-                 kernel_sizes: Sequence[int] = (5, 9, 13), conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN", "momentum": 0.03, "eps": 0.001},  # noqa: B006
-                 act_cfg: Config = {"type": "Swish"},  # noqa: B006
+                 kernel_sizes: Sequence[int] = (5, 9, 13), conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN", "momentum": 0.03, "eps": 0.001},
+                 act_cfg: Cfg = {"type": "Swish"},
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         if any(k % 2 == 0 for k in kernel_sizes):
             raise ValueError("kernel sizes of the pyramid pooling must be odd, "
                              f"got {tuple(kernel_sizes)}")
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.kernel_sizes = tuple(kernel_sizes)
         hidden = in_channels // 2
         self.conv1 = ConvModule(in_channels, hidden, 1, **cfgs)
@@ -163,11 +163,11 @@ class CSPDarknet(BaseModule):
     def __init__(self, arch: str = "P5", deepen_factor: float = 1.0, widen_factor: float = 1.0,
                  out_indices: Sequence[int] = (2, 3, 4), frozen_stages: int = -1,
                  use_depthwise: bool = False, arch_ovewrite: Sequence[Any] | None = None,
-                 spp_kernal_sizes: Sequence[int] = (5, 9, 13), conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN", "momentum": 0.03, "eps": 0.001},  # noqa: B006
-                 act_cfg: Config = {"type": "Swish"},  # noqa: B006
+                 spp_kernal_sizes: Sequence[int] = (5, 9, 13), conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN", "momentum": 0.03, "eps": 0.001},
+                 act_cfg: Cfg = {"type": "Swish"},
                  norm_eval: bool = False,
-                 init_cfg: Any = {"type": "Kaiming", "layer": "Conv2d",  # noqa: B006
+                 init_cfg: Any = {"type": "Kaiming", "layer": "Conv2d",
                                   "a": _SQRT5, "distribution": "uniform",
                                   "mode": "fan_in", "nonlinearity": "leaky_relu"}) -> None:
         super().__init__(init_cfg)
@@ -181,7 +181,7 @@ class CSPDarknet(BaseModule):
         self.frozen_stages = frozen_stages
         self.use_depthwise = use_depthwise
         self.norm_eval = norm_eval
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         conv = DepthwiseSeparableConvModule if use_depthwise else ConvModule
         self.stem = Focus(3, int(setting[0][0] * widen_factor), kernel_size=3, **cfgs)
         self.layers = ["stem"]

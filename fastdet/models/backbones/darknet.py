@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 from ..builder import BACKBONES
 from ..utils.checks import check_image, check_indices, known
@@ -16,7 +17,6 @@ from ..utils.misc import eval_batch_norms, pretrained_init_cfg
 
 __all__ = ["Darknet", "ResBlock"]
 
-Config = dict[str, Any]
 
 
 class ResBlock(BaseModule):
@@ -33,14 +33,14 @@ class ResBlock(BaseModule):
         ValueError: ``in_channels`` is odd.
     """
 
-    def __init__(self, in_channels: int, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN", "requires_grad": True},  # noqa: B006
-                 act_cfg: Config = {"type": "LeakyReLU", "negative_slope": 0.1},  # noqa: B006
+    def __init__(self, in_channels: int, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN", "requires_grad": True},
+                 act_cfg: Cfg = {"type": "LeakyReLU", "negative_slope": 0.1},
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         if in_channels % 2:
             raise ValueError(f"in_channels of a ResBlock must be even, got {in_channels}")
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.conv1 = ConvModule(in_channels, in_channels // 2, 1, **cfgs)
         self.conv2 = ConvModule(in_channels // 2, in_channels, 3, padding=1, **cfgs)
 
@@ -85,9 +85,9 @@ class Darknet(BaseModule):
     }
 
     def __init__(self, depth: int = 53, out_indices: Sequence[int] = (3, 4, 5),
-                 frozen_stages: int = -1, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN", "requires_grad": True},  # noqa: B006
-                 act_cfg: Config = {"type": "LeakyReLU", "negative_slope": 0.1},  # noqa: B006
+                 frozen_stages: int = -1, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN", "requires_grad": True},
+                 act_cfg: Cfg = {"type": "LeakyReLU", "negative_slope": 0.1},
                  norm_eval: bool = True, pretrained: str | None = None,
                  init_cfg: Any = None) -> None:
         super().__init__(pretrained_init_cfg(pretrained, init_cfg, [
@@ -104,7 +104,7 @@ class Darknet(BaseModule):
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.conv1 = ConvModule(3, 32, 3, padding=1, **cfgs)
         self.cr_blocks = ["conv1"]
         for i, (num_blocks, (c_in, c_out)) in enumerate(zip(self.layers, self.channels), 1):
@@ -114,9 +114,9 @@ class Darknet(BaseModule):
 
     @staticmethod
     def make_conv_res_block(
-            in_channels: int, out_channels: int, res_repeat: int, conv_cfg: Config | None = None,
-            norm_cfg: Config = {"type": "BN", "requires_grad": True},  # noqa: B006
-            act_cfg: Config = {"type": "LeakyReLU", "negative_slope": 0.1},  # noqa: B006
+            in_channels: int, out_channels: int, res_repeat: int, conv_cfg: Cfg | None = None,
+            norm_cfg: Cfg = {"type": "BN", "requires_grad": True},
+            act_cfg: Cfg = {"type": "LeakyReLU", "negative_slope": 0.1},
             ) -> nn.Sequential:
         """A stage: a 3x3 convolution of stride 2, then residual blocks.
 
@@ -128,7 +128,7 @@ class Darknet(BaseModule):
             norm_cfg: config of the normalisations.
             act_cfg: config of the activations.
         """
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         stage = nn.Sequential()
         stage.add_module("conv", ConvModule(in_channels, out_channels, 3, stride=2, padding=1,
                                             **cfgs))

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdet.cnn import build_conv_layer, constant_init, kaiming_init
 from fastdet.runner import load_checkpoint
+from fastdet.utils.types import Cfg
 
 from ..builder import BACKBONES
 from ..utils import ResLayer as _ResLayer
@@ -18,7 +19,6 @@ from .resnet import ResNet
 
 __all__ = ["Bottleneck", "DetectoRS_ResNet", "ResLayer"]
 
-Config = dict[str, Any]
 
 
 class Bottleneck(_Bottleneck):
@@ -39,7 +39,7 @@ class Bottleneck(_Bottleneck):
     expansion = 4
 
     def __init__(self, inplanes: int, planes: int, rfp_inplanes: int | None = None,
-                 sac: Config | None = None, init_cfg: Config | None = None,
+                 sac: Cfg | None = None, init_cfg: Cfg | None = None,
                  **kwargs: Any) -> None:
         if sac is not None and not isinstance(sac, dict):
             raise TypeError(f"sac must be a config dict or None, got {type(sac).__name__}")
@@ -53,7 +53,7 @@ class Bottleneck(_Bottleneck):
             self.rfp_conv = build_conv_layer(None, rfp_inplanes, planes * self.expansion, 1,
                                              stride=1, bias=True)
 
-    def _conv2_cfg(self) -> Config | None:
+    def _conv2_cfg(self) -> Cfg | None:
         return super()._conv2_cfg() if self.sac is None else self.sac
 
     def rfp_forward(self, x: Tensor, rfp_feat: Tensor | None) -> Tensor:
@@ -95,8 +95,8 @@ class ResLayer(_ResLayer):
     """
 
     def __init__(self, block: type[nn.Module], inplanes: int, planes: int, num_blocks: int,
-                 stride: int = 1, avg_down: bool = False, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
+                 stride: int = 1, avg_down: bool = False, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
                  downsample_first: bool = True, rfp_inplanes: int | None = None,
                  **kwargs: Any) -> None:
         if not downsample_first:
@@ -132,10 +132,10 @@ class DetectoRS_ResNet(ResNet):
         152: (Bottleneck, (3, 8, 36, 3)),
     }
 
-    def __init__(self, sac: Config | None = None,
+    def __init__(self, sac: Cfg | None = None,
                  stage_with_sac: Sequence[bool] = (False, False, False, False),
                  rfp_inplanes: int | None = None, output_img: bool = False,
-                 pretrained: str | None = None, init_cfg: Config | None = None,
+                 pretrained: str | None = None, init_cfg: Cfg | None = None,
                  **kwargs: Any) -> None:
         if pretrained and init_cfg:
             raise ValueError("init_cfg and pretrained cannot be given together, "
@@ -157,7 +157,7 @@ class DetectoRS_ResNet(ResNet):
         self.output_img = output_img
         super().__init__(**kwargs)
 
-    def _stage_args(self, stage_idx: int) -> Config:
+    def _stage_args(self, stage_idx: int) -> Cfg:
         use_sac = self.sac is not None and self.stage_with_sac[stage_idx]
         return {"sac": self.sac if use_sac else None,
                 "rfp_inplanes": self.rfp_inplanes if stage_idx > 0 else None, "init_cfg": None}

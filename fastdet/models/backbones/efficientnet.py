@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastdet.cnn import ConvModule
 from fastdet.cnn.bricks.drop import DropPath
 from fastdet.runner import BaseModule, Sequential
+from fastdet.utils.types import Cfg
 
 from ..builder import BACKBONES
 from ..utils.checks import check_image, check_indices, known
@@ -27,7 +28,6 @@ from ..utils.se_layer import SELayer
 
 __all__ = ["EdgeResidual", "EfficientNet", "model_scaling"]
 
-Config = dict[str, Any]
 # Kernel size, channels, divisor of the squeeze (0 for none), stride, expansion, and the kind of
 # block: 0 inverted residual, 1 edge residual, -1 a plain convolution.
 Block = tuple[int, int, int, int, int, int]
@@ -57,10 +57,10 @@ class EdgeResidual(BaseModule):
     """
 
     def __init__(self, in_channels: int, out_channels: int, mid_channels: int,
-                 kernel_size: int = 3, stride: int = 1, se_cfg: Config | None = None,
-                 with_residual: bool = True, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
-                 act_cfg: Config = {"type": "ReLU"},  # noqa: B006
+                 kernel_size: int = 3, stride: int = 1, se_cfg: Cfg | None = None,
+                 with_residual: bool = True, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
+                 act_cfg: Cfg = {"type": "ReLU"},
                  drop_path_rate: float = 0.0, with_cp: bool = False,
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
@@ -168,11 +168,11 @@ class EfficientNet(BaseModule):
 
     def __init__(self, arch: str = "b0", drop_path_rate: float = 0.0,
                  out_indices: Sequence[int] = (6,), frozen_stages: int = 0,
-                 conv_cfg: Config | None = {"type": "Conv2dAdaptivePadding"},  # noqa: B006
-                 norm_cfg: Config = {"type": "BN", "eps": 1e-3},  # noqa: B006
-                 act_cfg: Config = {"type": "Swish"},  # noqa: B006
+                 conv_cfg: Cfg | None = {"type": "Conv2dAdaptivePadding"},
+                 norm_cfg: Cfg = {"type": "BN", "eps": 1e-3},
+                 act_cfg: Cfg = {"type": "Swish"},
                  norm_eval: bool = False, with_cp: bool = False,
-                 init_cfg: Any = [  # noqa: B006
+                 init_cfg: Any = [
                      {"type": "Kaiming", "layer": "Conv2d"},
                      {"type": "Constant", "layer": ["_BatchNorm", "GroupNorm"], "val": 1}]) -> None:
         super().__init__(init_cfg)
@@ -196,7 +196,7 @@ class EfficientNet(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         (kernel, self.in_channels, _, stride, *_), = self.layer_setting[0]
         self.layers = nn.ModuleList([ConvModule(
             3, self.in_channels, kernel, stride=stride, padding=kernel // 2, **cfgs)])
@@ -220,7 +220,7 @@ class EfficientNet(BaseModule):
 
     def _make_block(self, setting: Block, index: int, drop_path_rate: float) -> nn.Module:
         kernel_size, out_channels, se_ratio, stride, expand_ratio, kind = setting
-        shared: Config = {"kernel_size": kernel_size, "stride": stride, "conv_cfg": self.conv_cfg,
+        shared: Cfg = {"kernel_size": kernel_size, "stride": stride, "conv_cfg": self.conv_cfg,
                           "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg,
                           "drop_path_rate": drop_path_rate, "with_cp": self.with_cp}
         # The first layer of EdgeTPU has the width of its output times four inside, which for its

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
@@ -19,7 +20,6 @@ from .resnet import BasicBlock
 
 __all__ = ["HourglassModule", "HourglassNet"]
 
-Config = dict[str, Any]
 
 
 class HourglassModule(BaseModule):
@@ -39,9 +39,9 @@ class HourglassModule(BaseModule):
     """
 
     def __init__(self, depth: int, stage_channels: Sequence[int], stage_blocks: Sequence[int],
-                 norm_cfg: Config = {"type": "BN", "requires_grad": True},  # noqa: B006
+                 norm_cfg: Cfg = {"type": "BN", "requires_grad": True},
                  init_cfg: Any = None,
-                 upsample_cfg: Config = {"mode": "nearest"}) -> None:  # noqa: B006
+                 upsample_cfg: Cfg = {"mode": "nearest"}) -> None:
         super().__init__(init_cfg)
         self.depth = depth
         channels, below = stage_channels[:2]
@@ -95,7 +95,7 @@ class HourglassNet(BaseModule):
     def __init__(self, downsample_times: int = 5, num_stacks: int = 2,
                  stage_channels: Sequence[int] = (256, 256, 384, 384, 384, 512),
                  stage_blocks: Sequence[int] = (2, 2, 2, 2, 2, 4), feat_channel: int = 256,
-                 norm_cfg: Config = {"type": "BN", "requires_grad": True},  # noqa: B006
+                 norm_cfg: Cfg = {"type": "BN", "requires_grad": True},
                  pretrained: str | None = None, init_cfg: None = None) -> None:
         if init_cfg is not None:
             raise ValueError("init_cfg of HourglassNet must be None, its initialisation is fixed, "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from fastdet.cnn import build_conv_layer, build_norm_layer
 from fastdet.runner import BaseModule, ModuleList, Sequential
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
@@ -18,10 +19,9 @@ from .resnet import BasicBlock, Bottleneck
 
 __all__ = ["HRModule", "HRNet"]
 
-Config = dict[str, Any]
 
 
-def _conv_norm(conv_cfg: Config | None, norm_cfg: Config, in_channels: int, out_channels: int,
+def _conv_norm(conv_cfg: Cfg | None, norm_cfg: Cfg, in_channels: int, out_channels: int,
                kernel_size: int, stride: int) -> list[nn.Module]:
     return [build_conv_layer(conv_cfg, in_channels, out_channels, kernel_size=kernel_size,
                              stride=stride, padding=kernel_size // 2, bias=False),
@@ -53,9 +53,9 @@ class HRModule(BaseModule):
     def __init__(self, num_branches: int, blocks: type[BasicBlock | Bottleneck],
                  num_blocks: Sequence[int], in_channels: list[int], num_channels: Sequence[int],
                  multiscale_output: bool = True, with_cp: bool = False,
-                 conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
-                 block_init_cfg: Config | None = None, init_cfg: Config | None = None) -> None:
+                 conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
+                 block_init_cfg: Cfg | None = None, init_cfg: Cfg | None = None) -> None:
         super().__init__(init_cfg)
         for name, values in (("num_blocks", num_blocks), ("num_channels", num_channels),
                              ("in_channels", in_channels)):
@@ -157,12 +157,12 @@ class HRNet(BaseModule):
     blocks_dict: ClassVar[dict[str, type[BasicBlock | Bottleneck]]] = {
         "BASIC": BasicBlock, "BOTTLENECK": Bottleneck}
 
-    def __init__(self, extra: dict[str, Config], in_channels: int = 3,
-                 conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
+    def __init__(self, extra: dict[str, Cfg], in_channels: int = 3,
+                 conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
                  norm_eval: bool = True, with_cp: bool = False, zero_init_residual: bool = False,
                  multiscale_output: bool = True, pretrained: str | None = None,
-                 init_cfg: Config | list[Config] | None = None) -> None:
+                 init_cfg: InitCfg = None) -> None:
         super().__init__(pretrained_init_cfg(pretrained, init_cfg, [
             {"type": "Kaiming", "layer": "Conv2d"},
             {"type": "Constant", "val": 1, "layer": ["_BatchNorm", "GroupNorm"]}]))
@@ -241,7 +241,7 @@ class HRNet(BaseModule):
                     unit(before[-1], width, 2)))
         return nn.ModuleList(layers)  # type: ignore[arg-type]
 
-    def _make_stage(self, cfg: Config, in_channels: list[int],
+    def _make_stage(self, cfg: Cfg, in_channels: list[int],
                     multiscale_output: bool = True) -> tuple[Sequential, list[int]]:
         block = self.blocks_dict[cfg["block"]]
         last = cfg["num_modules"] - 1
@@ -253,7 +253,7 @@ class HRNet(BaseModule):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map images ``(N, in_channels, H, W)`` to the maps at strides 4, 8, 16 and 32."""
-        check_image(self, x, self.conv1.in_channels)
+        check_image(self, x, self.conv1.in_channels)  # type: ignore[arg-type]
         x = self.relu(self.norm1(self.conv1(x)))
         x = self.relu(self.norm2(self.conv2(x)))
         maps = [self.layer1(x)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 from ..builder import BACKBONES
 from ..utils.checks import check_image, check_indices
@@ -18,7 +19,6 @@ from ..utils.misc import eval_batch_norms, pretrained_init_cfg
 
 __all__ = ["MobileNetV2"]
 
-Config = dict[str, Any]
 
 
 @BACKBONES.register_module()
@@ -49,9 +49,9 @@ class MobileNetV2(BaseModule):
         (6, 320, 1, 1)]
 
     def __init__(self, widen_factor: float = 1.0, out_indices: Sequence[int] = (1, 2, 4, 7),
-                 frozen_stages: int = -1, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
-                 act_cfg: Config = {"type": "ReLU6"},  # noqa: B006
+                 frozen_stages: int = -1, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
+                 act_cfg: Cfg = {"type": "ReLU6"},
                  norm_eval: bool = False, with_cp: bool = False, pretrained: str | None = None,
                  init_cfg: Any = None) -> None:
         super().__init__(pretrained_init_cfg(pretrained, init_cfg, [
@@ -69,7 +69,7 @@ class MobileNetV2(BaseModule):
         self.act_cfg = act_cfg
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.in_channels = make_divisible(32 * widen_factor, 8)
         self.conv1 = ConvModule(3, self.in_channels, 3, stride=2, padding=1, **cfgs)
         self.layers = []

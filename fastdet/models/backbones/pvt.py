@@ -17,21 +17,28 @@ from torch.nn import functional as F
 from fastdet.cnn import build_activation_layer, build_norm_layer
 from fastdet.cnn.bricks.drop import build_dropout
 from fastdet.cnn.bricks.transformer import MultiheadAttention, PatchEmbed
-from fastdet.cnn.weight_init import constant_init, normal_init, trunc_normal_, trunc_normal_init
+from fastdet.cnn.utils.weight_init import (
+    constant_init,
+    normal_init,
+    trunc_normal_,
+    trunc_normal_init,
+)
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
-from fastdet.models.builder import BACKBONES
-from fastdet.models.utils.checks import check_image, check_indices
-from fastdet.models.utils.ckpt_convert import pvt_convert
-from fastdet.models.utils.misc import pretrained_init_cfg
-from fastdet.models.utils.transformer import nlc_to_nchw
 from fastdet.runner import (
     BaseModule,
+    CheckpointLoader,
     ModuleList,
     Sequential,
-    _load_checkpoint,
     find_state_dict,
     load_state_dict,
 )
+from fastdet.utils.types import Cfg
+
+from ..builder import BACKBONES
+from ..utils.checks import check_image, check_indices
+from ..utils.ckpt_convert import pvt_convert
+from ..utils.misc import pretrained_init_cfg
+from ..utils.transformer import nlc_to_nchw
 
 __all__ = [
     "AbsolutePositionEmbedding", "MixFFN", "PVTEncoderLayer", "PyramidVisionTransformer",
@@ -40,23 +47,21 @@ __all__ = [
 
 logger = logging.getLogger("fastdet")
 
-Config = dict[str, Any]
-HW = Sequence[int]
 
 
-def _as_map(tokens: Tensor, hw_shape: HW) -> Tensor:
-    """Tokens ``[B, H * W, C]`` as a map ``[B, C, H, W]``, channels last: a view, no copy."""
+def _as_map(tokens: Tensor, hw_shape: Sequence[int]) -> Tensor:
+    """Tokens ``(B, H * W, C)`` as a map ``(B, C, H, W)``, channels last: a view, no copy."""
     return tokens.transpose(1, 2).unflatten(2, tuple(hw_shape))
 
 
-def _check_tokens(tokens: Tensor, hw_shape: HW) -> None:
+def _check_tokens(tokens: Tensor, hw_shape: Sequence[int]) -> None:
     height, width = hw_shape
     if tokens.dim() != 3 or tokens.shape[1] != height * width:
         raise ValueError(f"expected tokens [B, {height} * {width}, C], got {list(tokens.shape)}")
 
 
 def _as_tokens(x: Tensor) -> Tensor:
-    """A map ``[B, C, H, W]`` as tokens ``[B, H * W, C]``."""
+    """A map ``(B, C, H, W)`` as tokens ``(B, H * W, C)``."""
     return x.flatten(2).transpose(1, 2)
 
 
@@ -76,8 +81,8 @@ class MixFFN(BaseModule):
     """
 
     def __init__(self, embed_dims: int, feedforward_channels: int,
-                 act_cfg: Config = {"type": "GELU"},  # noqa: B006
-                 ffn_drop: float = 0.0, dropout_layer: Config | None = None,
+                 act_cfg: Cfg = {"type": "GELU"},
+                 ffn_drop: float = 0.0, dropout_layer: Cfg | None = None,
                  use_conv: bool = False, init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         self.embed_dims = embed_dims
@@ -93,11 +98,11 @@ class MixFFN(BaseModule):
         self.layers = Sequential(*layers)
         self.dropout_layer = build_dropout(dropout_layer) if dropout_layer else nn.Identity()
 
-    def forward(self, x: Tensor, hw_shape: HW, identity: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, hw_shape: Sequence[int], identity: Tensor | None = None) -> Tensor:
         """Run the network.
 
         Args:
-            x: ``[B, H * W, embed_dims]``.
+            x: ``(B, H * W, embed_dims)``.
             hw_shape: ``(H, W)``.
             identity: added to the result; ``x`` by default.
 
@@ -128,7 +133,7 @@ class SpatialReductionAttention(MultiheadAttention):
         attn_drop: probability of the dropout of the attention weights.
         proj_drop: probability of the dropout after the output projection.
         dropout_layer: config of a dropout of the result, before the identity is added.
-        batch_first: whether tokens are ``[B, n, embed_dims]``, not ``[n, B, embed_dims]``.
+        batch_first: whether tokens are ``(B, n, embed_dims)``, not ``(n, B, embed_dims)``.
         qkv_bias: whether the projections, that of the output included, have a bias.
         norm_cfg: config of the norm of the coarser map.
         sr_ratio: how many times coarser it is per side; with 1 it is the map itself.
@@ -136,9 +141,9 @@ class SpatialReductionAttention(MultiheadAttention):
     """
 
     def __init__(self, embed_dims: int, num_heads: int, attn_drop: float = 0.0,
-                 proj_drop: float = 0.0, dropout_layer: Config | None = None,
+                 proj_drop: float = 0.0, dropout_layer: Cfg | None = None,
                  batch_first: bool = True, qkv_bias: bool = True,
-                 norm_cfg: Config = {"type": "LN"},  # noqa: B006
+                 norm_cfg: Cfg = {"type": "LN"},
                  sr_ratio: int = 1, init_cfg: Any = None) -> None:
         # ``attn`` holds the projections under the names of checkpoints; it does not run.
         super().__init__(embed_dims, num_heads, attn_drop, proj_drop,
@@ -149,12 +154,12 @@ class SpatialReductionAttention(MultiheadAttention):
             self.sr = nn.Conv2d(embed_dims, embed_dims, kernel_size=sr_ratio, stride=sr_ratio)
             self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
 
-    def forward(self, x: Tensor, hw_shape: HW, identity: Tensor | None = None  # type: ignore[override]
+    def forward(self, x: Tensor, hw_shape: Sequence[int], identity: Tensor | None = None  # type: ignore[override]
                 ) -> Tensor:
         """Attend, and add the identity.
 
         Args:
-            x: ``[B, H * W, embed_dims]``.
+            x: ``(B, H * W, embed_dims)``.
             hw_shape: ``(H, W)``; rows and columns that do not fill a cell of the coarser map are
                 no keys.
             identity: added to the result; ``x`` by default.
@@ -206,8 +211,8 @@ class PVTEncoderLayer(BaseModule):
     def __init__(self, embed_dims: int, num_heads: int, feedforward_channels: int,
                  drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path_rate: float = 0.0,
                  qkv_bias: bool = True,
-                 act_cfg: Config = {"type": "GELU"},  # noqa: B006
-                 norm_cfg: Config = {"type": "LN"},  # noqa: B006
+                 act_cfg: Cfg = {"type": "GELU"},
+                 norm_cfg: Cfg = {"type": "LN"},
                  sr_ratio: int = 1, use_conv_ffn: bool = False, init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         drop_path = {"type": "DropPath", "drop_prob": drop_path_rate}
@@ -219,8 +224,8 @@ class PVTEncoderLayer(BaseModule):
         self.ffn = MixFFN(embed_dims, feedforward_channels, act_cfg, drop_rate, drop_path,
                           use_conv=use_conv_ffn)
 
-    def forward(self, x: Tensor, hw_shape: HW) -> Tensor:
-        """Run the layer on tokens ``[B, H * W, embed_dims]`` of a map ``hw_shape`` ``(H, W)``."""
+    def forward(self, x: Tensor, hw_shape: Sequence[int]) -> Tensor:
+        """Run the layer on tokens ``(B, H * W, embed_dims)`` of a map ``hw_shape`` ``(H, W)``."""
         x = self.attn(self.norm1(x), hw_shape, identity=x)
         return self.ffn(self.norm2(x), hw_shape, identity=x)
 
@@ -250,17 +255,17 @@ class AbsolutePositionEmbedding(BaseModule):
         """Draw the embedding from a truncated normal distribution."""
         trunc_normal_(self.pos_embed, std=0.02)
 
-    def resize_pos_embed(self, pos_embed: Tensor, input_shape: HW, mode: str = "bilinear"
+    def resize_pos_embed(self, pos_embed: Tensor, input_shape: Sequence[int], mode: str = "bilinear"
                          ) -> Tensor:
         """Resize an embedding of ``pos_shape``.
 
         Args:
-            pos_embed: ``[1, n, pos_dim]``; its last ``H * W`` tokens are the map.
+            pos_embed: ``(1, n, pos_dim)``; its last ``H * W`` tokens are the map.
             input_shape: ``(h, w)`` to resize to.
             mode: as in :func:`torch.nn.functional.interpolate`.
 
         Returns:
-            ``[1, h * w, pos_dim]``.
+            ``(1, h * w, pos_dim)``.
 
         Raises:
             ValueError: ``pos_embed`` has not three dimensions.
@@ -275,8 +280,8 @@ class AbsolutePositionEmbedding(BaseModule):
         return _as_tokens(F.interpolate(x, size=tuple(input_shape), mode=mode,
                                         align_corners=align))
 
-    def forward(self, x: Tensor, hw_shape: HW, mode: str = "bilinear") -> Tensor:
-        """Add the embedding to tokens ``[B, H * W, pos_dim]`` of a map ``hw_shape`` ``(H, W)``."""
+    def forward(self, x: Tensor, hw_shape: Sequence[int], mode: str = "bilinear") -> Tensor:
+        """Add the embedding to tokens ``(B, H * W, pos_dim)`` of a map ``hw_shape`` ``(H, W)``."""
         return self.drop(x + self.resize_pos_embed(self.pos_embed, hw_shape, mode))
 
 
@@ -340,8 +345,8 @@ class PyramidVisionTransformer(BaseModule):
                  qkv_bias: bool = True, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
                  drop_path_rate: float = 0.1, use_abs_pos_embed: bool = True,
                  norm_after_stage: bool = False, use_conv_ffn: bool = False,
-                 act_cfg: Config = {"type": "GELU"},  # noqa: B006
-                 norm_cfg: Config = {"type": "LN", "eps": 1e-6},  # noqa: B006
+                 act_cfg: Cfg = {"type": "GELU"},
+                 norm_cfg: Cfg = {"type": "LN", "eps": 1e-6},
                  pretrained: str | None = None, convert_weights: bool = True,
                  init_cfg: Any = None) -> None:
         super().__init__(pretrained_init_cfg(pretrained, init_cfg))
@@ -351,7 +356,7 @@ class PyramidVisionTransformer(BaseModule):
                              ("mlp_ratios", mlp_ratios)):
             if len(values) != num_stages:
                 raise ValueError(f"{name} must have num_stages={num_stages} entries, got {values}")
-        check_indices(f"out_indices with num_stages={num_stages}", out_indices, num_stages)
+        check_indices("out_indices", out_indices, num_stages)
         img_size = _one_or_two("pretrain_img_size", pretrain_img_size)
         self.convert_weights = convert_weights
         self.embed_dims = embed_dims
@@ -399,7 +404,7 @@ class PyramidVisionTransformer(BaseModule):
                                  "dict(type='Pretrained', checkpoint=...), "
                                  f"got {self.init_cfg!r}")
             state = find_state_dict(
-                _load_checkpoint(self.init_cfg["checkpoint"], map_location="cpu"))
+                CheckpointLoader.load_checkpoint(self.init_cfg["checkpoint"], map_location="cpu"))
             load_state_dict(self, pvt_convert(state) if self.convert_weights else state)
             return
         logger.warning("%s has no pre-trained weights, training starts from scratch",
@@ -419,10 +424,10 @@ class PyramidVisionTransformer(BaseModule):
         """Compute the feature maps of an image.
 
         Args:
-            x: ``[B, in_channels, H, W]``.
+            x: ``(B, in_channels, H, W)``.
 
         Returns:
-            One ``[B, C, h, w]`` per entry of ``out_indices``, in the order of stages.
+            One ``(B, C, h, w)`` per entry of ``out_indices``, in the order of stages.
         """
         check_image(self, x, self.in_channels)
         outs = []

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from fastdet.utils.registry import UnknownTypeError
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import BACKBONES
 from ..utils.checks import known
@@ -17,7 +18,6 @@ from .resnext import Bottleneck
 
 __all__ = ["RegNet"]
 
-Config = dict[str, Any]
 
 
 class RegNetBottleneck(Bottleneck):
@@ -89,24 +89,24 @@ class RegNet(ResNet):
                          "bot_mul": 1.0},
     }
 
-    def __init__(self, arch: str | Config, in_channels: int = 3, stem_channels: int = 32,
+    def __init__(self, arch: str | Cfg, in_channels: int = 3, stem_channels: int = 32,
                  base_channels: int = 32, strides: Sequence[int] = (2, 2, 2, 2),
                  dilations: Sequence[int] = (1, 1, 1, 1),
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
                  deep_stem: bool = False, avg_down: bool = False, frozen_stages: int = -1,
-                 conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN", "requires_grad": True},  # noqa: B006
-                 norm_eval: bool = True, dcn: Config | None = None,
+                 conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN", "requires_grad": True},
+                 norm_eval: bool = True, dcn: Cfg | None = None,
                  stage_with_dcn: Sequence[bool] = (False, False, False, False),
-                 plugins: list[Config] | None = None, with_cp: bool = False,
+                 plugins: list[Cfg] | None = None, with_cp: bool = False,
                  zero_init_residual: bool = True, pretrained: str | None = None,
-                 init_cfg: Config | list[Config] | None = None) -> None:
+                 init_cfg: InitCfg = None) -> None:
         if isinstance(arch, str):
             known("RegNet", "architecture", arch, self.arch_settings)
         if not isinstance(arch, (str, dict)):
             raise TypeError("arch must be the name of an architecture or a dict of its "
                             f"parameters, got {type(arch).__name__}")
-        params: Config = self.arch_settings[arch] if isinstance(arch, str) else arch
+        params: Cfg = self.arch_settings[arch] if isinstance(arch, str) else arch
         missing = {"w0", "wa", "wm", "group_w", "depth", "bot_mul"} - set(params)
         if missing:
             raise UnknownTypeError(f"arch lacks {', '.join(sorted(missing))}: {params}")
@@ -127,13 +127,13 @@ class RegNet(ResNet):
     def _architecture(self, depth: int) -> tuple[Any, tuple[int, ...]]:
         return RegNetBottleneck, self._stage_blocks
 
-    def _stage_args(self, stage_idx: int) -> Config:
+    def _stage_args(self, stage_idx: int) -> Cfg:
         planes, group_width = self.stage_widths[stage_idx], self.group_widths[stage_idx]
         width = round(planes * self.bottleneck_ratio[stage_idx])
         return {"planes": planes, "groups": width // group_width, "base_width": group_width,
                 "base_channels": planes}
 
-    def _zero_init_cfg(self) -> Config:
+    def _zero_init_cfg(self) -> Cfg:
         return {"type": "Constant", "val": 0, "override": {"name": "norm3"}}
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:

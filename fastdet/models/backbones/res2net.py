@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastdet.cnn import build_conv_layer, build_norm_layer
 from fastdet.runner import Sequential
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
@@ -19,7 +20,6 @@ from .resnet import ResNet
 
 __all__ = ["Bottle2neck", "Res2Layer", "Res2Net"]
 
-Config = dict[str, Any]
 
 
 class Bottle2neck(_Bottleneck):
@@ -95,8 +95,8 @@ class Res2Layer(ResLayer):
     """
 
     def __init__(self, block: type[nn.Module], inplanes: int, planes: int, num_blocks: int,
-                 stride: int = 1, avg_down: bool = True, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
+                 stride: int = 1, avg_down: bool = True, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
                  scales: int = 4, base_width: int = 26, **kwargs: Any) -> None:
         self.first_block_args = {"stage_type": "stage"}
         super().__init__(block, inplanes, planes, num_blocks, stride, True, conv_cfg, norm_cfg,
@@ -132,7 +132,7 @@ class Res2Net(ResNet):
 
     def __init__(self, scales: int = 4, base_width: int = 26, style: str = "pytorch",
                  deep_stem: bool = True, avg_down: bool = True, pretrained: str | None = None,
-                 init_cfg: Config | list[Config] | None = None, **kwargs: Any) -> None:
+                 init_cfg: InitCfg = None, **kwargs: Any) -> None:
         if (style, deep_stem, avg_down) != ("pytorch", True, True):
             warnings.warn("Res2Net always has style='pytorch', deep_stem=True and avg_down=True; "
                           f"style={style!r}, deep_stem={deep_stem!r} and avg_down={avg_down!r} "

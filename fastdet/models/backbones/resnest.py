@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastdet.cnn import build_conv_layer, build_norm_layer
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 from ..builder import BACKBONES
 from .resnet import ResNetV1d
@@ -17,7 +18,6 @@ from .resnext import Bottleneck as _Bottleneck
 
 __all__ = ["Bottleneck", "RSoftmax", "ResNeSt", "SplitAttentionConv2d"]
 
-Config = dict[str, Any]
 
 
 class RSoftmax(nn.Module):
@@ -66,9 +66,9 @@ class SplitAttentionConv2d(BaseModule):
     def __init__(self, in_channels: int, channels: int, kernel_size: int | tuple[int, int],
                  stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] = 0,
                  dilation: int | tuple[int, int] = 1, groups: int = 1, radix: int = 2,
-                 reduction_factor: int = 4, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
-                 dcn: Config | None = None, init_cfg: Config | None = None) -> None:
+                 reduction_factor: int = 4, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
+                 dcn: Cfg | None = None, init_cfg: Cfg | None = None) -> None:
         super().__init__(init_cfg)
         if dcn is not None and conv_cfg is not None:
             raise ValueError("conv_cfg must be None where dcn is given, "

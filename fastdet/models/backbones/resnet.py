@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastdet.cnn import build_conv_layer, build_norm_layer, build_plugin_layer
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
@@ -19,7 +20,6 @@ from ..utils.misc import eval_batch_norms, pretrained_init_cfg
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet", "ResNetV1d"]
 
-Config = dict[str, Any]
 
 PLUGIN_POSITIONS = ("after_conv1", "after_conv2", "after_conv3")
 
@@ -49,10 +49,10 @@ class BasicBlock(BaseModule):
 
     def __init__(self, inplanes: int, planes: int, stride: int = 1, dilation: int = 1,
                  downsample: nn.Module | None = None, style: str = "pytorch",
-                 with_cp: bool = False, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
-                 dcn: Config | None = None, plugins: list[Config] | None = None,
-                 init_cfg: Config | None = None) -> None:
+                 with_cp: bool = False, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
+                 dcn: Cfg | None = None, plugins: list[Cfg] | None = None,
+                 init_cfg: Cfg | None = None) -> None:
         super().__init__(init_cfg)
         if dcn is not None or plugins is not None:
             raise ValueError("BasicBlock (ResNet-18 and 34) takes no dcn and no plugins, "
@@ -129,10 +129,10 @@ class Bottleneck(BaseModule):
 
     def __init__(self, inplanes: int, planes: int, stride: int = 1, dilation: int = 1,
                  downsample: nn.Module | None = None, style: str = "pytorch",
-                 with_cp: bool = False, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
-                 dcn: Config | None = None, plugins: list[Config] | None = None,
-                 init_cfg: Config | None = None, *, width: int | None = None,
+                 with_cp: bool = False, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
+                 dcn: Cfg | None = None, plugins: list[Cfg] | None = None,
+                 init_cfg: Cfg | None = None, *, width: int | None = None,
                  groups: int = 1) -> None:
         super().__init__(init_cfg)
         if style not in ("pytorch", "caffe"):
@@ -166,7 +166,7 @@ class Bottleneck(BaseModule):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
-        at: dict[str, list[Config]] = {position: [] for position in PLUGIN_POSITIONS}
+        at: dict[str, list[Cfg]] = {position: [] for position in PLUGIN_POSITIONS}
         for plugin in plugins or ():
             if plugin["position"] not in at:
                 raise ValueError(f"a plugin's position must be one of {PLUGIN_POSITIONS}, "
@@ -190,8 +190,8 @@ class Bottleneck(BaseModule):
                                 padding=self.dilation, dilation=self.dilation, groups=groups,
                                 bias=False)
 
-    def _conv2_cfg(self) -> Config | None:
-        """Config of the 3x3 convolution: ``dcn`` if there is one, else ``conv_cfg``."""
+    def _conv2_cfg(self) -> Cfg | None:
+        """Cfg of the 3x3 convolution: ``dcn`` if there is one, else ``conv_cfg``."""
         if self.dcn is None or (self.dcn.pop("fallback_on_stride", False)
                                 and self.dcn_may_fall_back):
             return self.conv_cfg
@@ -215,7 +215,7 @@ class Bottleneck(BaseModule):
         """The normalisation after the last convolution."""
         return getattr(self, self.norm3_name)
 
-    def make_block_plugins(self, in_channels: int, plugins: list[Config]) -> list[str]:
+    def make_block_plugins(self, in_channels: int, plugins: list[Cfg]) -> list[str]:
         """Add plugin layers to this block.
 
         Args:
@@ -324,13 +324,13 @@ class ResNet(BaseModule):
                  strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1),
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
                  deep_stem: bool = False, avg_down: bool = False, frozen_stages: int = -1,
-                 conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN", "requires_grad": True},  # noqa: B006
-                 norm_eval: bool = True, dcn: Config | None = None,
+                 conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN", "requires_grad": True},
+                 norm_eval: bool = True, dcn: Cfg | None = None,
                  stage_with_dcn: Sequence[bool] = (False, False, False, False),
-                 plugins: list[Config] | None = None, with_cp: bool = False,
+                 plugins: list[Cfg] | None = None, with_cp: bool = False,
                  zero_init_residual: bool = True, pretrained: str | None = None,
-                 init_cfg: Config | list[Config] | None = None) -> None:
+                 init_cfg: InitCfg = None) -> None:
         block, stage_blocks = self._architecture(depth)
         default = pretrained is None and init_cfg is None
         super().__init__(pretrained_init_cfg(pretrained, init_cfg, [
@@ -342,7 +342,7 @@ class ResNet(BaseModule):
                              *((("stage_with_dcn", stage_with_dcn),) if dcn is not None else ())):
             if len(values) != num_stages:
                 raise ValueError(f"{name} must have num_stages={num_stages} entries, got {values}")
-        check_indices(f"out_indices with num_stages={num_stages}", out_indices, num_stages)
+        check_indices("out_indices", out_indices, num_stages)
         if frozen_stages > num_stages:
             raise ValueError(f"frozen_stages must be at most num_stages={num_stages}, "
                              f"got {frozen_stages}")
@@ -393,16 +393,16 @@ class ResNet(BaseModule):
         known(type(self).__name__, "depth", depth, self.arch_settings)
         return self.arch_settings[depth]
 
-    def _stage_args(self, stage_idx: int) -> Config:
+    def _stage_args(self, stage_idx: int) -> Cfg:
         """What a subclass passes to :meth:`make_res_layer` for one stage, over the usual."""
         return {}
 
-    def _zero_init_cfg(self) -> Config | None:
+    def _zero_init_cfg(self) -> Cfg | None:
         # Exactly these classes: MMDetection leaves the blocks derived from them alone.
         last = {BasicBlock: "norm2", Bottleneck: "norm3"}.get(self.block)
         return {"type": "Constant", "val": 0, "override": {"name": last}} if last else None
 
-    def make_stage_plugins(self, plugins: list[Config], stage_idx: int) -> list[Config]:
+    def make_stage_plugins(self, plugins: list[Cfg], stage_idx: int) -> list[Cfg]:
         """The plugins of one stage.
 
         Args:

@@ -61,7 +61,7 @@ class SSDVGG(VGG, BaseModule):
             if value is not None:
                 warnings.warn(f"{name} of SSDVGG is deprecated and has no effect",
                               DeprecationWarning, stacklevel=2)
-        check_indices("out_feature_indices", out_feature_indices, len(self.features) + 5)
+        check_indices("out_feature_indices", out_feature_indices, None)
         self.out_feature_indices = out_feature_indices
         self.features.extend([
             nn.MaxPool2d(kernel_size=3, stride=1, padding=1),

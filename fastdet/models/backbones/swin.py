@@ -17,23 +17,23 @@ from fastdet.cnn import build_norm_layer, constant_init, trunc_normal_init
 from fastdet.cnn.bricks.drop import build_dropout
 from fastdet.cnn.bricks.transformer import FFN, PatchEmbed, PatchMerging
 from fastdet.kernels.window_attention import window_attention
-from fastdet.models.builder import BACKBONES
-from fastdet.models.utils.checks import check_image, check_indices
-from fastdet.models.utils.ckpt_convert import swin_converter
-from fastdet.models.utils.misc import pretrained_init_cfg
-from fastdet.runner import BaseModule, ModuleList, _load_checkpoint, find_state_dict
+from fastdet.runner import BaseModule, CheckpointLoader, ModuleList, find_state_dict
 from fastdet.runner.weight_init import trunc_normal_
+from fastdet.utils.types import HW, Cfg
+
+from ..builder import BACKBONES
+from ..utils.checks import check_image, check_indices
+from ..utils.ckpt_convert import swin_converter
+from ..utils.misc import pretrained_init_cfg
 
 __all__ = ["ShiftWindowMSA", "SwinBlock", "SwinBlockSequence", "SwinTransformer", "WindowMSA"]
 
 logger = logging.getLogger("fastdet")
 
-Config = dict[str, Any]
-HW = tuple[int, int]
 
 
 def _position_index(height: int, width: int) -> Tensor:
-    """Row of the bias table for every (query, key) of a window: ``[h * w, h * w]`` int64."""
+    """Row of the bias table for every (query, key) of a window: ``(h * w, h * w)`` int64."""
     rows = torch.arange(height) * (2 * width - 1)
     place = (rows[:, None] + torch.arange(width)).flatten()
     return place[:, None] + place.flip(0)
@@ -96,8 +96,8 @@ class WindowMSA(BaseModule):
         """Attend inside windows that are already cut.
 
         Args:
-            x: ``[num_windows * B, N, embed_dims]``, the ``N`` tokens of a window row by row.
-            mask: ``[num_windows, N, N]``, added to the scores.
+            x: ``(num_windows * B, N, embed_dims)``, the ``N`` tokens of a window row by row.
+            mask: ``(num_windows, N, N)``, added to the scores.
 
         Returns:
             A tensor of the shape of ``x``.
@@ -146,7 +146,7 @@ class ShiftWindowMSA(BaseModule):
     def __init__(self, embed_dims: int, num_heads: int, window_size: int, shift_size: int = 0,
                  qkv_bias: bool = True, qk_scale: float | None = None, attn_drop_rate: float = 0,
                  proj_drop_rate: float = 0,
-                 dropout_layer: Config = {"type": "DropPath", "drop_prob": 0.0},  # noqa: B006
+                 dropout_layer: Cfg = {"type": "DropPath", "drop_prob": 0.0},
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         if not 0 <= shift_size < window_size:
@@ -162,7 +162,7 @@ class ShiftWindowMSA(BaseModule):
         """Attend.
 
         Args:
-            query: ``[B, H * W, embed_dims]``.
+            query: ``(B, H * W, embed_dims)``.
             hw_shape: ``(H, W)``.
 
         Returns:
@@ -210,8 +210,8 @@ class SwinBlock(BaseModule):
                  window_size: int = 7, shift: bool = False, qkv_bias: bool = True,
                  qk_scale: float | None = None, drop_rate: float = 0.0,
                  attn_drop_rate: float = 0.0, drop_path_rate: float = 0.0,
-                 act_cfg: Config = {"type": "GELU"},  # noqa: B006
-                 norm_cfg: Config = {"type": "LN"},  # noqa: B006
+                 act_cfg: Cfg = {"type": "GELU"},
+                 norm_cfg: Cfg = {"type": "LN"},
                  with_cp: bool = False, init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         self.with_cp = with_cp
@@ -230,7 +230,7 @@ class SwinBlock(BaseModule):
         return self.ffn(self.norm2(x), identity=x)
 
     def forward(self, x: Tensor, hw_shape: HW) -> Tensor:
-        """Run the block on tokens ``[B, H * W, embed_dims]`` of a map ``hw_shape`` ``(H, W)``."""
+        """Run the block on tokens ``(B, H * W, embed_dims)`` of a map ``hw_shape`` ``(H, W)``."""
         if self.with_cp and x.requires_grad:
             return checkpoint(self._forward, x, hw_shape, use_reentrant=False)
         return self._forward(x, hw_shape)
@@ -265,8 +265,8 @@ class SwinBlockSequence(BaseModule):
                  drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
                  drop_path_rate: float | Sequence[float] = 0.0,
                  downsample: nn.Module | None = None,
-                 act_cfg: Config = {"type": "GELU"},  # noqa: B006
-                 norm_cfg: Config = {"type": "LN"},  # noqa: B006
+                 act_cfg: Cfg = {"type": "GELU"},
+                 norm_cfg: Cfg = {"type": "LN"},
                  with_cp: bool = False, init_cfg: Any = None) -> None:
         super().__init__(init_cfg=init_cfg)
         rates = [drop_path_rate] * depth if isinstance(drop_path_rate, (int, float)) \
@@ -286,7 +286,7 @@ class SwinBlockSequence(BaseModule):
         """Run the stage.
 
         Args:
-            x: ``[B, H * W, embed_dims]``.
+            x: ``(B, H * W, embed_dims)``.
             hw_shape: ``(H, W)``.
 
         Returns:
@@ -349,8 +349,8 @@ class SwinTransformer(BaseModule):
                  qk_scale: float | None = None, patch_norm: bool = True, drop_rate: float = 0.0,
                  attn_drop_rate: float = 0.0, drop_path_rate: float = 0.1,
                  use_abs_pos_embed: bool = False,
-                 act_cfg: Config = {"type": "GELU"},  # noqa: B006
-                 norm_cfg: Config = {"type": "LN"},  # noqa: B006
+                 act_cfg: Cfg = {"type": "GELU"},
+                 norm_cfg: Cfg = {"type": "LN"},
                  with_cp: bool = False, pretrained: str | None = None,
                  convert_weights: bool = False, frozen_stages: int = -1,
                  init_cfg: Any = None) -> None:
@@ -455,7 +455,7 @@ class SwinTransformer(BaseModule):
                 constant_init(m, 1.0)
 
     def _load_pretrained(self, path: str) -> None:
-        given = find_state_dict(_load_checkpoint(path, map_location="cpu"))
+        given = find_state_dict(CheckpointLoader.load_checkpoint(path, map_location="cpu"))
         given = {k.removeprefix("module."): v for k, v in given.items()}
         if self.convert_weights:
             given = swin_converter(given)
@@ -483,10 +483,10 @@ class SwinTransformer(BaseModule):
         """Compute the feature maps of an image.
 
         Args:
-            x: ``[B, in_channels, H, W]``.
+            x: ``(B, in_channels, H, W)``.
 
         Returns:
-            One ``[B, C, h, w]`` per entry of ``out_indices``, in the order of stages.
+            One ``(B, C, h, w)`` per entry of ``out_indices``, in the order of stages.
         """
         check_image(self, x, self.patch_embed.projection.in_channels)  # type: ignore[arg-type]
         x, hw = self.patch_embed(x)

@@ -13,6 +13,7 @@ from torch.nn.modules.utils import _pair
 
 from fastdet.runner import BaseModule
 from fastdet.utils.registry import UnknownTypeError
+from fastdet.utils.types import Cfg
 
 from ..builder import BACKBONES
 from ..utils import ResLayer
@@ -20,7 +21,6 @@ from .resnet import Bottleneck, ResNet
 
 __all__ = ["TridentBottleneck", "TridentConv", "TridentResNet", "make_trident_res_layer"]
 
-Config = dict[str, Any]
 
 
 class TridentConv(BaseModule):
@@ -42,7 +42,7 @@ class TridentConv(BaseModule):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
                  trident_dilations: Sequence[int] = (1, 2, 3), test_branch_idx: int = 1,
-                 bias: bool = False, init_cfg: Config | None = None) -> None:
+                 bias: bool = False, init_cfg: Cfg | None = None) -> None:
         super().__init__(init_cfg)
         if not -1 <= test_branch_idx < len(trident_dilations):
             raise ValueError(f"test_branch_idx must be -1 to {len(trident_dilations) - 1} with "
@@ -143,9 +143,9 @@ class TridentBottleneck(Bottleneck):
 def make_trident_res_layer(block: type[TridentBottleneck], inplanes: int, planes: int,
                            num_blocks: int, stride: int = 1,
                            trident_dilations: Sequence[int] = (1, 2, 3), style: str = "pytorch",
-                           with_cp: bool = False, conv_cfg: Config | None = None,
-                           norm_cfg: Config = {"type": "BN"},  # noqa: B006
-                           dcn: Config | None = None, plugins: list[Config] | None = None,
+                           with_cp: bool = False, conv_cfg: Cfg | None = None,
+                           norm_cfg: Cfg = {"type": "BN"},
+                           dcn: Cfg | None = None, plugins: list[Cfg] | None = None,
                            test_branch_idx: int = -1) -> ResLayer:
     """Build a stage of trident blocks, the last of which joins the branches.
 
@@ -210,7 +210,7 @@ class TridentResNet(ResNet):
                                    "known are 50, 101, 152")
         return block, stage_blocks
 
-    def _stage_args(self, stage_idx: int) -> Config:
+    def _stage_args(self, stage_idx: int) -> Cfg:
         return {"block": TridentBottleneck} if stage_idx == self.num_stages - 1 else {}
 
     def make_res_layer(self, **kwargs: Any) -> nn.Module:

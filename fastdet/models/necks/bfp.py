@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule, NonLocal2d
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
 from ..utils.checks import check_maps
 
 __all__ = ["BFP"]
 
-Config = dict[str, Any]
 
 
 @NECKS.register_module()
@@ -38,9 +37,9 @@ class BFP(BaseModule):
     """
 
     def __init__(self, in_channels: int, num_levels: int, refine_level: int = 2,
-                 refine_type: str | None = None, conv_cfg: Config | None = None,
-                 norm_cfg: Config | None = None,
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 refine_type: str | None = None, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg | None = None,
+                 init_cfg: InitCfg = {
                      "type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}) -> None:
         super().__init__(init_cfg)
         if refine_type not in (None, "conv", "non_local"):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
 from ..utils.checks import check_maps
@@ -16,7 +16,6 @@ from .levels import check_in_channels
 
 __all__ = ["ChannelMapper"]
 
-Config = dict[str, Any]
 
 
 @NECKS.register_module()
@@ -47,14 +46,14 @@ class ChannelMapper(BaseModule):
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, kernel_size: int = 3,
-                 conv_cfg: Config | None = None, norm_cfg: Config | None = None,
-                 act_cfg: Config | None = {"type": "ReLU"},  # noqa: B006
+                 conv_cfg: Cfg | None = None, norm_cfg: Cfg | None = None,
+                 act_cfg: Cfg | None = {"type": "ReLU"},
                  num_outs: int | None = None,
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 init_cfg: InitCfg = {
                      "type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}) -> None:
         super().__init__(init_cfg)
         check_in_channels(in_channels)
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.convs = nn.ModuleList(
             ConvModule(c, out_channels, kernel_size, padding=(kernel_size - 1) // 2, **cfgs)
             for c in in_channels)

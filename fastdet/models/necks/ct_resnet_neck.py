@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule, auto_fp16
+from fastdet.utils.types import InitCfg
 
 from ..builder import NECKS
 from ..utils.checks import check_last_map
 
 __all__ = ["CTResNetNeck"]
 
-Config = dict[str, Any]
 
 
 @NECKS.register_module()
@@ -37,7 +36,7 @@ class CTResNetNeck(BaseModule):
 
     def __init__(self, in_channel: int, num_deconv_filters: Sequence[int],
                  num_deconv_kernels: Sequence[int], use_dcn: bool = True,
-                 init_cfg: Config | list[Config] | None = None) -> None:
+                 init_cfg: InitCfg = None) -> None:
         super().__init__(init_cfg)
         if len(num_deconv_filters) != len(num_deconv_kernels):
             raise ValueError("num_deconv_filters and num_deconv_kernels must be of one length, "

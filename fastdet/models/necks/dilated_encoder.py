@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule, caffe2_xavier_init, constant_init, is_norm, normal_init
+from fastdet.utils.types import Cfg
 
 from ..builder import NECKS
 from ..utils.checks import check_last_map
 
 __all__ = ["Bottleneck", "DilatedEncoder"]
 
-Config = dict[str, Any]
 
 
 class Bottleneck(nn.Module):
@@ -28,7 +27,7 @@ class Bottleneck(nn.Module):
     """
 
     def __init__(self, in_channels: int, mid_channels: int, dilation: int,
-                 norm_cfg: Config = {"type": "BN", "requires_grad": True}  # noqa: B006
+                 norm_cfg: Cfg = {"type": "BN", "requires_grad": True}
                  ) -> None:
         super().__init__()
         self.conv1 = ConvModule(in_channels, mid_channels, 1, norm_cfg=norm_cfg)

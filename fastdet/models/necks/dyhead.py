@@ -20,13 +20,13 @@ from fastdet.kernels.dyhead_combine import Branch, dyhead_combine
 from fastdet.kernels.dyrelu import dyrelu
 from fastdet.ops import ModulatedDeformConv2d
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
 from ..utils import DyReLU
 
 __all__ = ["DyDCNv2", "DyHead", "DyHeadBlock"]
 
-Config = dict[str, Any]
 
 
 class DyDCNv2(nn.Module):
@@ -40,7 +40,7 @@ class DyDCNv2(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1,
-                 norm_cfg: Config | None = {  # noqa: B006
+                 norm_cfg: Cfg | None = {
                      "type": "GN", "num_groups": 16, "requires_grad": True}) -> None:
         super().__init__()
         self.with_norm = norm_cfg is not None
@@ -76,7 +76,7 @@ class DyHeadBlock(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, zero_init_offset: bool = True,
-                 act_cfg: Config = {  # noqa: B006
+                 act_cfg: Cfg = {
                      "type": "HSigmoid", "bias": 3.0, "divisor": 6.0}) -> None:
         super().__init__()
         self.zero_init_offset = zero_init_offset
@@ -185,7 +185,7 @@ class DyHead(BaseModule):
 
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int = 6,
                  zero_init_offset: bool = True,
-                 init_cfg: Config | list[Config] | None = None) -> None:
+                 init_cfg: InitCfg = None) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels
         self.out_channels = out_channels

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
-from ..utils.checks import check_maps
+from ..utils.checks import check_count, check_maps
 from .levels import channels_of_used, check_in_channels, check_size, end_of_levels
 
 __all__ = ["FPG", "Identity", "LastConv", "Transition", "UpInterpolationConv"]
 
-Config = dict[str, Any]
 
 
 class Transition(BaseModule):
@@ -30,7 +30,7 @@ class Transition(BaseModule):
     """
 
     def __init__(self, in_channels: int, out_channels: int,
-                 init_cfg: Config | list[Config] | None = None) -> None:
+                 init_cfg: InitCfg = None) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -49,7 +49,7 @@ class Identity(Transition):
     """
 
     def __init__(self, in_channels: int, out_channels: int,
-                 init_cfg: Config | list[Config] | None = None) -> None:
+                 init_cfg: InitCfg = None) -> None:
         super().__init__(in_channels, out_channels, init_cfg)
         if in_channels != out_channels:
             raise ValueError("a transition of type 'identity' keeps the channels, got "
@@ -76,7 +76,7 @@ class UpInterpolationConv(Transition):
 
     def __init__(self, in_channels: int, out_channels: int, scale_factor: float = 2,
                  mode: str = "nearest", align_corners: bool | None = None, kernel_size: int = 3,
-                 init_cfg: Config | list[Config] | None = None, **kwargs: Any) -> None:
+                 init_cfg: InitCfg = None, **kwargs: Any) -> None:
         super().__init__(in_channels, out_channels, init_cfg)
         self.mode = mode
         self.scale_factor = scale_factor
@@ -103,7 +103,7 @@ class LastConv(Transition):
     """
 
     def __init__(self, in_channels: int, out_channels: int, num_inputs: int, kernel_size: int = 3,
-                 init_cfg: Config | list[Config] | None = None, **kwargs: Any) -> None:
+                 init_cfg: InitCfg = None, **kwargs: Any) -> None:
         super().__init__(in_channels, out_channels, init_cfg)
         self.num_inputs = num_inputs
         self.conv_out = ConvModule(in_channels, out_channels, kernel_size,
@@ -111,7 +111,7 @@ class LastConv(Transition):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Map the last of ``num_inputs`` maps ``(N, C, H, W)`` to ``(N, out_channels, H, W)``."""
-        check_maps(self, inputs, [None] * self.num_inputs)
+        check_count(self, inputs, self.num_inputs)
         return self.conv_out(inputs[-1])
 
 
@@ -165,20 +165,20 @@ class FPG(BaseModule):
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int,
                  stack_times: int, paths: Sequence[str],
                  inter_channels: int | Sequence[int] | None = None,
-                 same_down_trans: Config | None = None,
-                 same_up_trans: Config | None = {  # noqa: B006
+                 same_down_trans: Cfg | None = None,
+                 same_up_trans: Cfg | None = {
                      "type": "conv", "kernel_size": 3, "stride": 2, "padding": 1},
-                 across_lateral_trans: Config | None = {  # noqa: B006
+                 across_lateral_trans: Cfg | None = {
                      "type": "conv", "kernel_size": 1},
-                 across_down_trans: Config | None = {  # noqa: B006
+                 across_down_trans: Cfg | None = {
                      "type": "conv", "kernel_size": 3},
-                 across_up_trans: Config | None = None,
-                 across_skip_trans: Config | None = {"type": "identity"},  # noqa: B006
-                 output_trans: Config = {"type": "last_conv", "kernel_size": 3},  # noqa: B006
+                 across_up_trans: Cfg | None = None,
+                 across_skip_trans: Cfg | None = {"type": "identity"},
+                 output_trans: Cfg = {"type": "last_conv", "kernel_size": 3},
                  start_level: int = 0, end_level: int = -1, add_extra_convs: bool = False,
-                 norm_cfg: Config | None = None,
+                 norm_cfg: Cfg | None = None,
                  skip_inds: Sequence[Sequence[int]] | None = None,
-                 init_cfg: Config | list[Config] | None = [  # noqa: B006
+                 init_cfg: InitCfg = [
                      {"type": "Caffe2Xavier", "layer": "Conv2d"},
                      {"type": "Constant", "val": 1.0,
                       "layer": ["_BatchNorm", "_InstanceNorm", "GroupNorm", "LayerNorm"]}]
@@ -248,7 +248,7 @@ class FPG(BaseModule):
             raise ValueError(f"no transition leads to level {level} of stage {stage}")
         return node
 
-    def build_trans(self, cfg: Config, in_channels: int, out_channels: int,
+    def build_trans(self, cfg: Cfg, in_channels: int, out_channels: int,
                     **extra_args: Any) -> nn.Module:
         """Build a transition.
 

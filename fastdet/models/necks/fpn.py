@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule, auto_fp16
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
 from ..utils.checks import check_maps
@@ -17,7 +18,6 @@ from .levels import channels_of_used, check_in_channels, end_of_levels
 
 __all__ = ["FPN"]
 
-Config = dict[str, Any]
 
 EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
 
@@ -61,10 +61,10 @@ class FPN(BaseModule):
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int,
                  start_level: int = 0, end_level: int = -1, add_extra_convs: bool | str = False,
                  relu_before_extra_convs: bool = False, no_norm_on_lateral: bool = False,
-                 conv_cfg: Config | None = None, norm_cfg: Config | None = None,
-                 act_cfg: Config | None = None,
-                 upsample_cfg: Config = {"mode": "nearest"},  # noqa: B006
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 conv_cfg: Cfg | None = None, norm_cfg: Cfg | None = None,
+                 act_cfg: Cfg | None = None,
+                 upsample_cfg: Cfg = {"mode": "nearest"},
+                 init_cfg: InitCfg = {
                      "type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}) -> None:
         super().__init__(init_cfg)
         check_in_channels(in_channels)

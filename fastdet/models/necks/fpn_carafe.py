@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule, build_upsample_layer, xavier_init
 from fastdet.ops import CARAFEPack
 from fastdet.runner import BaseModule, ModuleList
+from fastdet.utils.types import Cfg
 
 from ..builder import NECKS
 from ..utils.checks import check_maps
@@ -17,7 +17,6 @@ from .levels import channels_of_used, check_in_channels, end_of_levels
 
 __all__ = ["FPN_CARAFE"]
 
-Config = dict[str, Any]
 
 UPSAMPLE_TYPES = ("nearest", "bilinear", "deconv", "pixel_shuffle", "carafe", None)
 
@@ -49,10 +48,10 @@ class FPN_CARAFE(BaseModule):
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int,
-                 start_level: int = 0, end_level: int = -1, norm_cfg: Config | None = None,
-                 act_cfg: Config | None = None,
+                 start_level: int = 0, end_level: int = -1, norm_cfg: Cfg | None = None,
+                 act_cfg: Cfg | None = None,
                  order: tuple[str, str, str] = ("conv", "norm", "act"),
-                 upsample_cfg: Config = {  # noqa: B006
+                 upsample_cfg: Cfg = {
                      "type": "carafe", "up_kernel": 5, "up_group": 1, "encoder_kernel": 3,
                      "encoder_dilation": 1},
                  init_cfg: None = None) -> None:
@@ -87,7 +86,7 @@ class FPN_CARAFE(BaseModule):
                 raise ValueError(f"upsample_cfg of type {self.upsample!r} needs a positive "
                                  f"upsample_kernel, got {upsample_cfg}")
 
-        conv: Config = {"norm_cfg": norm_cfg, "bias": self.with_bias, "act_cfg": act_cfg,
+        conv: Cfg = {"norm_cfg": norm_cfg, "bias": self.with_bias, "act_cfg": act_cfg,
                         "inplace": False, "order": order}
         used = self.backbone_end_level - start_level
         self.relu = nn.ReLU(inplace=False)
@@ -105,7 +104,7 @@ class FPN_CARAFE(BaseModule):
 
     def _build_upsample(self) -> nn.Module:
         channels = self.out_channels
-        options: Config = {"scale_factor": 2}
+        options: Cfg = {"scale_factor": 2}
         if self.upsample == "carafe":
             options["channels"] = channels
         elif self.upsample == "pixel_shuffle":

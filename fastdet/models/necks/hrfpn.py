@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
 from ..utils.checks import check_maps
@@ -19,7 +19,6 @@ from .levels import check_in_channels, check_size
 
 __all__ = ["HRFPN"]
 
-Config = dict[str, Any]
 
 
 @NECKS.register_module()
@@ -44,9 +43,9 @@ class HRFPN(BaseModule):
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int = 5,
-                 pooling_type: str = "AVG", conv_cfg: Config | None = None,
-                 norm_cfg: Config | None = None, with_cp: bool = False, stride: int = 1,
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 pooling_type: str = "AVG", conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg | None = None, with_cp: bool = False, stride: int = 1,
+                 init_cfg: InitCfg = {
                      "type": "Caffe2Xavier", "layer": "Conv2d"}) -> None:
         super().__init__(init_cfg)
         check_in_channels(in_channels)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.ops import GlobalPoolingCell, SumCell
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
 from ..utils.checks import check_maps
@@ -17,7 +17,6 @@ from .levels import channels_of_used, check_in_channels, end_of_levels
 
 __all__ = ["NASFPN"]
 
-Config = dict[str, Any]
 
 # The cells of a stage in order: name, its two inputs, its result. The last digit of a name is the
 # level whose size the result has. A result of a number replaces that level; one with a letter is
@@ -59,8 +58,8 @@ class NASFPN(BaseModule):
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int,
                  stack_times: int, start_level: int = 0, end_level: int = -1,
-                 add_extra_convs: bool | str = False, norm_cfg: Config | None = None,
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 add_extra_convs: bool | str = False, norm_cfg: Cfg | None = None,
+                 init_cfg: InitCfg = {
                      "type": "Caffe2Xavier", "layer": "Conv2d"}) -> None:
         super().__init__(init_cfg)
         check_in_channels(in_channels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from fastdet.cnn import ConvModule, caffe2_xavier_init
 from fastdet.ops import ConcatCell
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 from ..builder import NECKS
 from ..utils.checks import check_maps
@@ -18,7 +18,6 @@ from .levels import channels_of_used, check_in_channels, end_of_levels
 
 __all__ = ["NASFCOS_FPN"]
 
-Config = dict[str, Any]
 
 # The cells in order. A name's first two digits are the maps that it merges: the used inputs count
 # from 0, and the results of the cells follow them. Each has its second map convolved, or not.
@@ -52,7 +51,7 @@ class NASFCOS_FPN(BaseModule):
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int,
                  start_level: int = 1, end_level: int = -1, add_extra_convs: bool | str = False,
-                 conv_cfg: Config | None = None, norm_cfg: Config | None = None,
+                 conv_cfg: Cfg | None = None, norm_cfg: Cfg | None = None,
                  init_cfg: None = None) -> None:
         if init_cfg is not None:
             raise ValueError("NASFCOS_FPN initialises itself and takes no init_cfg, "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import auto_fp16
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
 from .fpn import FPN
@@ -16,7 +16,6 @@ from .levels import check_size
 
 __all__ = ["PAFPN"]
 
-Config = dict[str, Any]
 
 
 @NECKS.register_module()
@@ -46,14 +45,14 @@ class PAFPN(FPN):
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int,
                  start_level: int = 0, end_level: int = -1, add_extra_convs: bool | str = False,
                  relu_before_extra_convs: bool = False, no_norm_on_lateral: bool = False,
-                 conv_cfg: Config | None = None, norm_cfg: Config | None = None,
-                 act_cfg: Config | None = None,
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 conv_cfg: Cfg | None = None, norm_cfg: Cfg | None = None,
+                 act_cfg: Cfg | None = None,
+                 init_cfg: InitCfg = {
                      "type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}) -> None:
         super().__init__(in_channels, out_channels, num_outs, start_level, end_level,
                          add_extra_convs, relu_before_extra_convs, no_norm_on_lateral, conv_cfg,
                          norm_cfg, act_cfg, init_cfg=init_cfg)
-        conv: Config = {"padding": 1, "conv_cfg": conv_cfg, "norm_cfg": norm_cfg,
+        conv: Cfg = {"padding": 1, "conv_cfg": conv_cfg, "norm_cfg": norm_cfg,
                         "act_cfg": act_cfg, "inplace": False}
         self.downsample_convs = nn.ModuleList()
         self.pafpn_convs = nn.ModuleList()

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from fastdet.cnn import constant_init, xavier_init
 from fastdet.runner import BaseModule, ModuleList
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS, build_backbone
-from ..utils.checks import check_maps
+from ..utils.checks import check_count
 from .fpn import FPN
 
 __all__ = ["ASPP", "RFP"]
 
-Config = dict[str, Any]
 
 
 class ASPP(BaseModule):
@@ -39,7 +39,7 @@ class ASPP(BaseModule):
 
     def __init__(self, in_channels: int, out_channels: int,
                  dilations: Sequence[int] = (1, 3, 6, 1),
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 init_cfg: InitCfg = {
                      "type": "Kaiming", "layer": "Conv2d"}) -> None:
         super().__init__(init_cfg)
         if len(dilations) < 2 or dilations[-1] != 1:
@@ -77,7 +77,7 @@ class RFP(FPN):
             arguments of :class:`FPN` do not fit.
     """
 
-    def __init__(self, rfp_steps: int, rfp_backbone: Config, aspp_out_channels: int,
+    def __init__(self, rfp_steps: int, rfp_backbone: Cfg, aspp_out_channels: int,
                  aspp_dilations: Sequence[int] = (1, 3, 6, 1), init_cfg: None = None,
                  **kwargs: Any) -> None:
         if init_cfg is not None:
@@ -118,7 +118,7 @@ class RFP(FPN):
         Raises:
             ValueError: the number of maps is not that of ``in_channels`` and one.
         """
-        check_maps(self, inputs, [None] * (self.num_ins + 1))
+        check_count(self, inputs, self.num_ins + 1)
         img, *maps = inputs
         outs: tuple[Tensor, ...] | list[Tensor] = super().forward(maps)
         for backbone in self.rfp_modules:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule, DepthwiseSeparableConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
 from ..utils.checks import check_maps
 
 __all__ = ["L2Norm", "SSDNeck"]
 
-Config = dict[str, Any]
 
 
 class L2Norm(nn.Module):
@@ -70,10 +69,10 @@ class SSDNeck(BaseModule):
     def __init__(self, in_channels: Sequence[int], out_channels: Sequence[int],
                  level_strides: Sequence[int], level_paddings: Sequence[int],
                  l2_norm_scale: float | None = 20.0, last_kernel_size: int = 3,
-                 use_depthwise: bool = False, conv_cfg: Config | None = None,
-                 norm_cfg: Config | None = None,
-                 act_cfg: Config = {"type": "ReLU"},  # noqa: B006
-                 init_cfg: Config | list[Config] | None = [  # noqa: B006
+                 use_depthwise: bool = False, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg | None = None,
+                 act_cfg: Cfg = {"type": "ReLU"},
+                 init_cfg: InitCfg = [
                      {"type": "Xavier", "distribution": "uniform", "layer": "Conv2d"},
                      {"type": "Constant", "val": 1, "layer": "BatchNorm2d"}]) -> None:
         num_given = len(in_channels)
@@ -94,7 +93,7 @@ class SSDNeck(BaseModule):
                               "override": {"name": "l2_norm"}}]
         self._channels = list(in_channels)
         conv = DepthwiseSeparableConvModule if use_depthwise else ConvModule
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.extra_layers = nn.ModuleList()
         for i, (stride, padding) in enumerate(zip(level_strides, level_paddings)):
             before, channels = out_channels[num_given + i - 1], out_channels[num_given + i]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from fastdet.cnn import ConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
 from ..utils.checks import check_maps
@@ -18,7 +18,6 @@ from .levels import check_size
 
 __all__ = ["DetectionBlock", "YOLOV3Neck"]
 
-Config = dict[str, Any]
 
 
 class DetectionBlock(BaseModule):
@@ -33,13 +32,13 @@ class DetectionBlock(BaseModule):
         init_cfg: the initialiser's config.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, conv_cfg: Config | None = None,
-                 norm_cfg: Config | None = {"type": "BN", "requires_grad": True},  # noqa: B006
-                 act_cfg: Config | None = {  # noqa: B006
+    def __init__(self, in_channels: int, out_channels: int, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg | None = {"type": "BN", "requires_grad": True},
+                 act_cfg: Cfg | None = {
                      "type": "LeakyReLU", "negative_slope": 0.1},
-                 init_cfg: Config | list[Config] | None = None) -> None:
+                 init_cfg: InitCfg = None) -> None:
         super().__init__(init_cfg)
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         wide = 2 * out_channels
         self.conv1 = ConvModule(in_channels, out_channels, 1, **cfgs)
         self.conv2 = ConvModule(out_channels, wide, 3, padding=1, **cfgs)
@@ -70,11 +69,11 @@ class YOLOV3Neck(BaseModule):
     """
 
     def __init__(self, num_scales: int, in_channels: Sequence[int], out_channels: Sequence[int],
-                 conv_cfg: Config | None = None,
-                 norm_cfg: Config | None = {"type": "BN", "requires_grad": True},  # noqa: B006
-                 act_cfg: Config | None = {  # noqa: B006
+                 conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg | None = {"type": "BN", "requires_grad": True},
+                 act_cfg: Cfg | None = {
                      "type": "LeakyReLU", "negative_slope": 0.1},
-                 init_cfg: Config | list[Config] | None = None) -> None:
+                 init_cfg: InitCfg = None) -> None:
         super().__init__(init_cfg)
         if not num_scales == len(in_channels) == len(out_channels):
             raise ValueError(f"in_channels and out_channels must have num_scales={num_scales} "
@@ -82,7 +81,7 @@ class YOLOV3Neck(BaseModule):
         self.num_scales = num_scales
         self.in_channels = in_channels
         self.out_channels = out_channels
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.detect1 = DetectionBlock(in_channels[0], out_channels[0], **cfgs)
         for i in range(1, num_scales):
             out = out_channels[i]

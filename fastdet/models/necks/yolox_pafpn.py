@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule, DepthwiseSeparableConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg, InitCfg
 
 from ..builder import NECKS
 from ..utils.checks import check_maps
@@ -19,7 +19,6 @@ from .levels import check_size
 
 __all__ = ["YOLOXPAFPN"]
 
-Config = dict[str, Any]
 
 
 @NECKS.register_module()
@@ -40,19 +39,19 @@ class YOLOXPAFPN(BaseModule):
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_csp_blocks: int = 3,
                  use_depthwise: bool = False,
-                 upsample_cfg: Config = {"scale_factor": 2, "mode": "nearest"},  # noqa: B006
-                 conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN", "momentum": 0.03, "eps": 0.001},  # noqa: B006
-                 act_cfg: Config = {"type": "Swish"},  # noqa: B006
-                 init_cfg: Config | list[Config] | None = {  # noqa: B006
+                 upsample_cfg: Cfg = {"scale_factor": 2, "mode": "nearest"},
+                 conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN", "momentum": 0.03, "eps": 0.001},
+                 act_cfg: Cfg = {"type": "Swish"},
+                 init_cfg: InitCfg = {
                      "type": "Kaiming", "layer": "Conv2d", "a": 5**0.5,
                      "distribution": "uniform", "mode": "fan_in",
                      "nonlinearity": "leaky_relu"}) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        csp: Config = {"num_blocks": num_csp_blocks, "add_identity": False,
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        csp: Cfg = {"num_blocks": num_csp_blocks, "add_identity": False,
                        "use_depthwise": use_depthwise, **cfgs}
         conv = DepthwiseSeparableConvModule if use_depthwise else ConvModule
         steps = list(pairwise(in_channels))  # (finer, coarser)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastdet.utils.registry import UnknownTypeError
 
-__all__ = ["check_image", "check_indices", "check_last_map", "check_maps", "known"]
+__all__ = ["check_count", "check_image", "check_indices", "check_last_map", "check_maps", "known"]
 
 
 def _say(value: Any) -> str:
@@ -40,6 +40,14 @@ def check_image(module: nn.Module, x: Any, channels: int) -> None:
                          f"got {_say(x)}")
 
 
+def check_count(module: nn.Module, inputs: Any, wanted: int) -> None:
+    """Refuse what is not a list or tuple of ``wanted`` maps; errors of :func:`check_maps`."""
+    _check_sequence(module, inputs)
+    if len(inputs) != wanted:
+        raise ValueError(f"{type(module).__name__} was built for {wanted} input maps, "
+                         f"got {len(inputs)}")
+
+
 def _check_sequence(module: nn.Module, inputs: Any) -> None:
     if not isinstance(inputs, (list, tuple)):
         raise TypeError(f"{type(module).__name__} takes a list or tuple of maps, "
@@ -47,7 +55,8 @@ def _check_sequence(module: nn.Module, inputs: Any) -> None:
 
 
 def _check_map(module: nn.Module, x: Any, level: int, channels: int | None) -> None:
-    fits = isinstance(x, Tensor) and x.dim() == 4 and channels in (None, x.shape[1])
+    fits = isinstance(x, Tensor) and x.dim() == 4 and (
+        channels is None or x.shape[1] == channels)
     if not fits:
         wanted = f"(N, {'C' if channels is None else channels}, H, W)"
         raise (ValueError if isinstance(x, Tensor) else TypeError)(
@@ -66,10 +75,7 @@ def check_maps(module: nn.Module, inputs: Any, channels: Sequence[int | None]) -
         TypeError: ``inputs`` is not a list or tuple, or holds something else than tensors.
         ValueError: the number of maps, or a map's dimensions or channels are wrong.
     """
-    _check_sequence(module, inputs)
-    if len(inputs) != len(channels):
-        raise ValueError(f"{type(module).__name__} was built for {len(channels)} input maps, "
-                         f"got {len(inputs)}")
+    check_count(module, inputs, len(channels))
     for level, (x, c) in enumerate(zip(inputs, channels)):
         _check_map(module, x, level, c)
 
@@ -82,23 +88,23 @@ def check_last_map(module: nn.Module, inputs: Any, channels: int) -> None:
     _check_map(module, inputs[-1], len(inputs) - 1, channels)
 
 
-def check_indices(name: str, indices: Any, count: int) -> None:
+def check_indices(name: str, indices: Any, count: int | None) -> None:
     """Refuse what is not a list of indices below ``count``.
 
     Args:
         name: the argument, for the message.
         indices: what was given.
-        count: how many there are to choose from.
+        count: how many there are to choose from; ``None`` where too high ones choose nothing.
 
     Raises:
         TypeError: ``indices`` is not a list or tuple.
         ValueError: one is out of range.
     """
     if not isinstance(indices, (list, tuple, range)):
-        raise TypeError(f"{name} must be a list or tuple of indices from 0 to {count - 1}, "
-                        f"got {_say(indices)}")
-    if not all(isinstance(i, int) and 0 <= i < count for i in indices):
-        raise ValueError(f"{name} must be 0 to {count - 1}, got {indices}")
+        raise TypeError(f"{name} must be a list or tuple of indices, got {_say(indices)}")
+    if not all(isinstance(i, int) and i >= 0 and (count is None or i < count) for i in indices):
+        wanted = "0 or more" if count is None else f"0 to {count - 1}"
+        raise ValueError(f"{name} must be {wanted}, got {indices}")
 
 
 def known(owner: str, what: str, value: Any, table: Iterable[Any]) -> None:

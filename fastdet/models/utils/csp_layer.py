@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule, DepthwiseSeparableConvModule
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 __all__ = ["CSPLayer", "DarknetBottleneck"]
 
-Config = dict[str, Any]
 
 
 class DarknetBottleneck(BaseModule):
@@ -32,9 +32,9 @@ class DarknetBottleneck(BaseModule):
 
     def __init__(self, in_channels: int, out_channels: int, expansion: float = 0.5,
                  add_identity: bool = True, use_depthwise: bool = False,
-                 conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN", "momentum": 0.03, "eps": 0.001},  # noqa: B006
-                 act_cfg: Config = {"type": "Swish"},  # noqa: B006
+                 conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN", "momentum": 0.03, "eps": 0.001},
+                 act_cfg: Cfg = {"type": "Swish"},
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         hidden = int(out_channels * expansion)
@@ -71,12 +71,12 @@ class CSPLayer(BaseModule):
 
     def __init__(self, in_channels: int, out_channels: int, expand_ratio: float = 0.5,
                  num_blocks: int = 1, add_identity: bool = True, use_depthwise: bool = False,
-                 conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN", "momentum": 0.03, "eps": 0.001},  # noqa: B006
-                 act_cfg: Config = {"type": "Swish"},  # noqa: B006
+                 conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN", "momentum": 0.03, "eps": 0.001},
+                 act_cfg: Cfg = {"type": "Swish"},
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
-        cfgs: Config = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: Cfg = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         hidden = int(out_channels * expand_ratio)
         self.main_conv = ConvModule(in_channels, hidden, 1, **cfgs)
         self.short_conv = ConvModule(in_channels, hidden, 1, **cfgs)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from fastdet.cnn import build_activation_layer, build_norm_layer
 from fastdet.kernels.dynamic_conv import dynamic_conv, two_products
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 from .builder import TRANSFORMER
 
 __all__ = ["DynamicConv"]
 
-Config = dict[str, Any]
 
 
 def _is_affine_layer_norm(norm: nn.Module, channels: int) -> bool:
@@ -34,7 +34,7 @@ class DynamicConv(BaseModule):
         with_proj: whether a linear layer, a norm and the activation turn what the convolutions
             give for all places of a region into one vector.
         act_cfg: config of the activation.
-        norm_cfg: config of the norms, which take ``[N, S, channels]`` or ``[N, channels]``.
+        norm_cfg: config of the norms, which take ``(N, S, channels)`` or ``(N, channels)``.
         init_cfg: see :class:`fastdet.runner.BaseModule`.
 
     Source: Sparse R-CNN, https://arxiv.org/abs/2011.12450
@@ -46,8 +46,8 @@ class DynamicConv(BaseModule):
     def __init__(self, in_channels: int = 256, feat_channels: int = 64,
                  out_channels: int | None = None, input_feat_shape: int = 7,
                  with_proj: bool = True,
-                 act_cfg: Config = {"type": "ReLU", "inplace": True},  # noqa: B006
-                 norm_cfg: Config = {"type": "LN"},  # noqa: B006
+                 act_cfg: Cfg = {"type": "ReLU", "inplace": True},
+                 norm_cfg: Cfg = {"type": "LN"},
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels
@@ -73,11 +73,11 @@ class DynamicConv(BaseModule):
         """Filter each region with the weights that its proposal's feature generates.
 
         Args:
-            param_feature: ``[N, in_channels]``.
-            input_feature: ``[N, in_channels, H, W]`` or ``[N, in_channels, H * W]``.
+            param_feature: ``(N, in_channels)``.
+            input_feature: ``(N, in_channels, H, W)`` or ``(N, in_channels, H * W)``.
 
         Returns:
-            ``[N, out_channels]``; without ``with_proj`` ``[N, H * W, out_channels]``.
+            ``(N, out_channels)``; without ``with_proj`` ``(N, H * W, out_channels)``.
 
         Raises:
             ValueError: the shapes do not fit.

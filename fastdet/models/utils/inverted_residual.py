@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from fastdet.cnn import ConvModule
 from fastdet.cnn.bricks.drop import DropPath
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 from .se_layer import SELayer
 
 __all__ = ["InvertedResidual"]
 
-Config = dict[str, Any]
 
 
 class InvertedResidual(BaseModule):
@@ -47,10 +47,10 @@ class InvertedResidual(BaseModule):
     """
 
     def __init__(self, in_channels: int, out_channels: int, mid_channels: int,
-                 kernel_size: int = 3, stride: int = 1, se_cfg: Config | None = None,
-                 with_expand_conv: bool = True, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
-                 act_cfg: Config = {"type": "ReLU"},  # noqa: B006
+                 kernel_size: int = 3, stride: int = 1, se_cfg: Cfg | None = None,
+                 with_expand_conv: bool = True, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
+                 act_cfg: Cfg = {"type": "ReLU"},
                  drop_path_rate: float = 0.0, with_cp: bool = False,
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg)

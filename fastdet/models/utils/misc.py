@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastdet.utils.types import InitCfg
+
 __all__ = ["eval_batch_norms", "interpolate_as", "pretrained_init_cfg", "sigmoid_geometric_mean"]
 
-InitCfg = dict[str, Any] | list[dict[str, Any]] | None
 
 
 def eval_batch_norms(module: nn.Module) -> None:

@@ -53,10 +53,10 @@ class SinePositionalEncoding(BaseModule):
         """Encode the places of maps.
 
         Args:
-            mask: ``[bs, h, w]``, non-zero where a place is to be ignored.
+            mask: ``(bs, h, w)``, non-zero where a place is to be ignored.
 
         Returns:
-            ``[bs, num_feats * 2, h, w]`` in float32: sine and cosine by turns, of the row, then
+            ``(bs, num_feats * 2, h, w)`` in float32: sine and cosine by turns, of the row, then
             of the column.
         """
         valid = mask == 0
@@ -92,7 +92,7 @@ class LearnedPositionalEncoding(BaseModule):
     """
 
     def __init__(self, num_feats: int, row_num_embed: int = 50, col_num_embed: int = 50,
-                 init_cfg: Any = {"type": "Uniform", "layer": "Embedding"}) -> None:  # noqa: B006
+                 init_cfg: Any = {"type": "Uniform", "layer": "Embedding"}) -> None:
         super().__init__(init_cfg)
         self.row_embed = nn.Embedding(row_num_embed, num_feats)
         self.col_embed = nn.Embedding(col_num_embed, num_feats)
@@ -104,10 +104,10 @@ class LearnedPositionalEncoding(BaseModule):
         """Encode the places of maps.
 
         Args:
-            mask: ``[bs, h, w]``; only its shape counts.
+            mask: ``(bs, h, w)``; only its shape counts.
 
         Returns:
-            ``[bs, num_feats * 2, h, w]``: the column's channels, then the row's.
+            ``(bs, num_feats * 2, h, w)``: the column's channels, then the row's.
 
         Raises:
             ValueError: the map is higher or wider than the embeddings go.

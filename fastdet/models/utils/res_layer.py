@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from fastdet.cnn import build_conv_layer, build_norm_layer
 from fastdet.runner import BaseModule, Sequential
+from fastdet.utils.types import Cfg
 
 __all__ = ["ResLayer", "SimplifiedBasicBlock"]
 
-Config = dict[str, Any]
 
 
 class ResLayer(Sequential):
@@ -34,11 +34,11 @@ class ResLayer(Sequential):
     """
 
     #: Arguments that only the first block takes; a subclass sets them before it calls ``__init__``.
-    first_block_args: Config = {}  # noqa: RUF012
+    first_block_args: Cfg = {}  # noqa: RUF012
 
     def __init__(self, block: type[nn.Module], inplanes: int, planes: int, num_blocks: int,
-                 stride: int = 1, avg_down: bool = False, conv_cfg: Config | None = None,
-                 norm_cfg: Config = {"type": "BN"},  # noqa: B006
+                 stride: int = 1, avg_down: bool = False, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg = {"type": "BN"},
                  downsample_first: bool = True, **kwargs: Any) -> None:
         outplanes = planes * block.expansion  # type: ignore[attr-defined]
         downsample = None
@@ -91,10 +91,10 @@ class SimplifiedBasicBlock(BaseModule):
 
     def __init__(self, inplanes: int, planes: int, stride: int = 1, dilation: int = 1,
                  downsample: nn.Module | None = None, style: str = "pytorch",
-                 with_cp: bool = False, conv_cfg: Config | None = None,
-                 norm_cfg: Config | None = {"type": "BN"},  # noqa: B006
-                 dcn: Config | None = None, plugins: list[Config] | None = None,
-                 init_fg: Config | None = None) -> None:
+                 with_cp: bool = False, conv_cfg: Cfg | None = None,
+                 norm_cfg: Cfg | None = {"type": "BN"},
+                 dcn: Cfg | None = None, plugins: list[Cfg] | None = None,
+                 init_fg: Cfg | None = None) -> None:
         super().__init__(init_fg)
         if dcn is not None or plugins is not None or with_cp:
             raise ValueError("SimplifiedBasicBlock takes no dcn, plugins or with_cp, "

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from fastdet.cnn import ConvModule
 from fastdet.kernels.dyrelu import dyrelu
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 __all__ = ["DyReLU", "SELayer"]
 
-Config = dict[str, Any]
 
 
-def _two_configs(act_cfg: Config | Sequence[Config]) -> Sequence[Config]:
+def _two_configs(act_cfg: Cfg | Sequence[Cfg]) -> Sequence[Cfg]:
     """The configs of the two activations; one dict stands for both."""
     if isinstance(act_cfg, dict):
         return act_cfg, act_cfg
@@ -42,8 +42,8 @@ class SELayer(BaseModule):
     Source: Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507
     """
 
-    def __init__(self, channels: int, ratio: float = 16, conv_cfg: Config | None = None,
-                 act_cfg: Config | Sequence[Config] = ({"type": "ReLU"}, {"type": "Sigmoid"}),
+    def __init__(self, channels: int, ratio: float = 16, conv_cfg: Cfg | None = None,
+                 act_cfg: Cfg | Sequence[Cfg] = ({"type": "ReLU"}, {"type": "Sigmoid"}),
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         squeeze_act, excite_act = _two_configs(act_cfg)
@@ -78,8 +78,8 @@ class DyReLU(BaseModule):
 
     expansion = 4  # slope and intercept of two lines
 
-    def __init__(self, channels: int, ratio: float = 4, conv_cfg: Config | None = None,
-                 act_cfg: Config | Sequence[Config] = (
+    def __init__(self, channels: int, ratio: float = 4, conv_cfg: Cfg | None = None,
+                 act_cfg: Cfg | Sequence[Cfg] = (
                      {"type": "ReLU"}, {"type": "HSigmoid", "bias": 3.0, "divisor": 6.0}),
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg)

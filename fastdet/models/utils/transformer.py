@@ -23,6 +23,7 @@ from fastdet.cnn.bricks.transformer import (
 from fastdet.kernels.multi_scale_deformable_attention import level_table
 from fastdet.ops import MultiScaleDeformableAttention
 from fastdet.runner import BaseModule
+from fastdet.utils.types import Cfg
 
 from .builder import TRANSFORMER
 from .dynamic_conv import DynamicConv
@@ -34,14 +35,13 @@ __all__ = [
     "inverse_sigmoid", "nchw_to_nlc", "nlc_to_nchw",
 ]
 
-Config = dict[str, Any]
 
 
 def nlc_to_nchw(x: Tensor, hw_shape: Sequence[int]) -> Tensor:
-    """Tokens ``[N, H * W, C]`` as a map ``[N, C, H, W]``.
+    """Tokens ``(N, H * W, C)`` as a map ``(N, C, H, W)``.
 
     Args:
-        x: ``[N, L, C]``, tokens row by row.
+        x: ``(N, L, C)``, tokens row by row.
         hw_shape: ``(H, W)``.
 
     Raises:
@@ -54,7 +54,7 @@ def nlc_to_nchw(x: Tensor, hw_shape: Sequence[int]) -> Tensor:
 
 
 def nchw_to_nlc(x: Tensor) -> Tensor:
-    """A map ``[N, C, H, W]`` as tokens ``[N, H * W, C]``, row by row.
+    """A map ``(N, C, H, W)`` as tokens ``(N, H * W, C)``, row by row.
 
     Raises:
         ValueError: ``x`` has not four dimensions.
@@ -99,10 +99,10 @@ class DetrTransformerDecoderLayer(BaseTransformerLayer):
     Source: End-to-End Object Detection with Transformers, https://arxiv.org/abs/2005.12872
     """
 
-    def __init__(self, attn_cfgs: Config | Sequence[Config], feedforward_channels: int,
+    def __init__(self, attn_cfgs: Cfg | Sequence[Cfg], feedforward_channels: int,
                  ffn_dropout: float = 0.0, operation_order: Sequence[str] | None = None,
-                 act_cfg: Config = {"type": "ReLU", "inplace": True},  # noqa: B006
-                 norm_cfg: Config = {"type": "LN"}, ffn_num_fcs: int = 2,  # noqa: B006
+                 act_cfg: Cfg = {"type": "ReLU", "inplace": True},
+                 norm_cfg: Cfg = {"type": "LN"}, ffn_num_fcs: int = 2,
                  **kwargs: Any) -> None:
         if act_cfg.get("type") != "ReLU":
             warnings.warn("act_cfg of DetrTransformerDecoderLayer has no effect, as in "
@@ -129,7 +129,7 @@ class DetrTransformerEncoder(TransformerLayerSequence):
         ValueError: ``post_norm_cfg`` is ``None`` and the layers are pre-norm.
     """
 
-    def __init__(self, *args: Any, post_norm_cfg: Config | None = {"type": "LN"},  # noqa: B006
+    def __init__(self, *args: Any, post_norm_cfg: Cfg | None = {"type": "LN"},
                  **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.post_norm: nn.Module | None = None
@@ -142,7 +142,7 @@ class DetrTransformerEncoder(TransformerLayerSequence):
         """Run the layers, and the last norm if there is one.
 
         Returns:
-            ``[num_queries, bs, embed_dims]``.
+            ``(num_queries, bs, embed_dims)``.
         """
         x = super().forward(*args, **kwargs)
         return x if self.post_norm is None else self.post_norm(x)
@@ -159,7 +159,7 @@ class DetrTransformerDecoder(TransformerLayerSequence):
         **kwargs: likewise.
     """
 
-    def __init__(self, *args: Any, post_norm_cfg: Config | None = {"type": "LN"},  # noqa: B006
+    def __init__(self, *args: Any, post_norm_cfg: Cfg | None = {"type": "LN"},
                  return_intermediate: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.return_intermediate = return_intermediate
@@ -171,13 +171,13 @@ class DetrTransformerDecoder(TransformerLayerSequence):
         """Run the layers.
 
         Args:
-            query: ``[num_queries, bs, embed_dims]``.
+            query: ``(num_queries, bs, embed_dims)``.
             *args: see :class:`fastdet.cnn.bricks.transformer.BaseTransformerLayer`.
             **kwargs: likewise.
 
         Returns:
-            ``[num_layers, num_queries, bs, embed_dims]`` if ``return_intermediate``, else
-            ``[1, num_queries, bs, embed_dims]``; without the leading axis where there is neither
+            ``(num_layers, num_queries, bs, embed_dims)`` if ``return_intermediate``, else
+            ``(1, num_queries, bs, embed_dims)``; without the leading axis where there is neither
             ``return_intermediate`` nor a norm.
         """
         if not self.return_intermediate:
@@ -202,7 +202,7 @@ class Transformer(BaseModule):
     Source: End-to-End Object Detection with Transformers, https://arxiv.org/abs/2005.12872
     """
 
-    def __init__(self, encoder: Config | None = None, decoder: Config | None = None,
+    def __init__(self, encoder: Cfg | None = None, decoder: Cfg | None = None,
                  init_cfg: Any = None) -> None:
         super().__init__(init_cfg=init_cfg)
         self.encoder = build_transformer_layer_sequence(encoder)  # type: ignore[arg-type]
@@ -222,15 +222,15 @@ class Transformer(BaseModule):
         """Encode a map and decode the queries against it.
 
         Args:
-            x: ``[bs, embed_dims, H, W]``.
-            mask: ``[bs, H, W]`` bool, true where a place is to be ignored.
-            query_embed: ``[num_queries, embed_dims]``, the positional encoding of the queries,
+            x: ``(bs, embed_dims, H, W)``.
+            mask: ``(bs, H, W)`` bool, true where a place is to be ignored.
+            query_embed: ``(num_queries, embed_dims)``, the positional encoding of the queries,
                 which themselves start as zeros.
             pos_embed: positional encoding of the map, of the shape of ``x``.
 
         Returns:
-            ``[num_layers or 1, bs, num_queries, embed_dims]`` from the decoder, and the encoder's
-            ``[bs, embed_dims, H, W]``.
+            ``(num_layers or 1, bs, num_queries, embed_dims)`` from the decoder, and the encoder's
+            ``(bs, embed_dims, H, W)``.
         """
         bs = x.shape[0]
         tokens = x.flatten(2).permute(2, 0, 1)
@@ -253,12 +253,12 @@ def _pairs(sizes: Sizes) -> Iterable[tuple[int, int]]:
 
 
 def _valid_size(mask: Tensor) -> Tensor:
-    """``[bs, 2]``, width and height of the valid part of ``[bs, h, w]``, true where padded."""
+    """``(bs, 2)``, width and height of the valid part of ``(bs, h, w)``, true where padded."""
     return torch.stack([(~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)], -1)
 
 
 def _cells(height: int, width: int, device: torch.device) -> Tensor:
-    """``[height * width, 2]``, the centres ``(x, y)`` of a map's places, row by row."""
+    """``(height * width, 2)``, the centres ``(x, y)`` of a map's places, row by row."""
     y, x = (torch.arange(n, dtype=torch.float32, device=device) + 0.5 for n in (height, width))
     return torch.stack([x.repeat(height), y.repeat_interleave(width, output_size=height * width)],
                        -1)
@@ -285,17 +285,17 @@ class DeformableDetrTransformerDecoder(TransformerLayerSequence):
         """Run the layers.
 
         Args:
-            query: ``[num_queries, bs, embed_dims]``.
+            query: ``(num_queries, bs, embed_dims)``.
             *args: see :class:`fastdet.cnn.bricks.transformer.BaseTransformerLayer`.
-            reference_points: ``[bs, num_queries, 2]``, ``(x, y)``, or ``[..., 4]``,
-                ``(cx, cy, w, h)``, in ``[0, 1]`` of the valid part of the images.
-            valid_ratios: ``[bs, num_levels, 2]``, the valid share of each level's width and height.
+            reference_points: ``(bs, num_queries, 2)``, ``(x, y)``, or ``(..., 4)``,
+                ``(cx, cy, w, h)``, in ``(0, 1)`` of the valid part of the images.
+            valid_ratios: ``(bs, num_levels, 2)``, the valid share of each level's width and height.
             reg_branches: one module for each layer, which moves the reference points by what it
-                makes of the layer's result, ``[bs, num_queries, 4]``; points become boxes.
+                makes of the layer's result, ``(bs, num_queries, 4)``; points become boxes.
             **kwargs: see :class:`fastdet.cnn.bricks.transformer.BaseTransformerLayer`.
 
         Returns:
-            The result and the reference points, ``[num_queries, bs, embed_dims]`` and as they were
+            The result and the reference points, ``(num_queries, bs, embed_dims)`` and as they were
             given (or moved), each with a leading axis of the layers if ``return_intermediate``.
 
         Raises:
@@ -378,14 +378,14 @@ class DeformableDetrTransformer(Transformer):
         """A proposal from every place of every level: a box around it, and its features.
 
         Args:
-            memory: ``[bs, num_keys, embed_dims]``, the encoder's result.
-            memory_padding_mask: ``[bs, num_keys]``, true where an image is padded.
+            memory: ``(bs, num_keys, embed_dims)``, the encoder's result.
+            memory_padding_mask: ``(bs, num_keys)``, true where an image is padded.
             spatial_shapes: ``(h, w)`` of every level.
 
         Returns:
-            ``[bs, num_keys, embed_dims]``, zeros projected and normalised where there is no
+            ``(bs, num_keys, embed_dims)``, zeros projected and normalised where there is no
             proposal: at padding, and where the box's centre is within 0.01 of the border of the
-            image; and ``[bs, num_keys, 4]``, the logits of ``(cx, cy, w, h)``, infinite there.
+            image; and ``(bs, num_keys, 4)``, the logits of ``(cx, cy, w, h)``, infinite there.
             Sides are 0.05 of the image on the first level, twice that on the next, and so on.
         """
         boxes, start = [], 0
@@ -407,11 +407,11 @@ class DeformableDetrTransformer(Transformer):
 
         Args:
             spatial_shapes: ``(h, w)`` of every level.
-            valid_ratios: ``[bs, num_levels, 2]``, the valid share of each level's width and height.
+            valid_ratios: ``(bs, num_levels, 2)``, the valid share of each level's width and height.
             device: where the result is to be.
 
         Returns:
-            ``[bs, num_keys, num_levels, 2]``, ``(x, y)`` as shares of each level, padding included.
+            ``(bs, num_keys, num_levels, 2)``, ``(x, y)`` as shares of each level, padding included.
         """
         points = []
         for level, (h, w) in enumerate(_pairs(spatial_shapes)):
@@ -423,7 +423,7 @@ class DeformableDetrTransformer(Transformer):
         return torch.cat(points, 1)[:, :, None] * valid_ratios[:, None]
 
     def get_valid_ratio(self, mask: Tensor) -> Tensor:
-        """``[bs, 2]``, the valid share of width and height of ``mask`` ``[bs, h, w]``."""
+        """``(bs, 2)``, the valid share of width and height of ``mask`` ``(bs, h, w)``."""
         valid = _valid_size(mask).float()
         return torch.stack([valid[:, 0] / mask.shape[2], valid[:, 1] / mask.shape[1]], -1)
 
@@ -432,12 +432,12 @@ class DeformableDetrTransformer(Transformer):
         """Sines and cosines of the four numbers of proposals.
 
         Args:
-            proposals: ``[bs, n, 4]``, logits.
+            proposals: ``(bs, n, 4)``, logits.
             num_pos_feats: channels for each number.
             temperature: ratio of the longest wave to the shortest.
 
         Returns:
-            ``[bs, n, 4 * num_pos_feats]``, sine and cosine by turns.
+            ``(bs, n, 4 * num_pos_feats)``, sine and cosine by turns.
         """
         pair = torch.arange(0, num_pos_feats, 2, dtype=torch.float32, device=proposals.device)
         angle = (proposals.sigmoid() * (2 * math.pi)).unsqueeze(-1)
@@ -453,9 +453,9 @@ class DeformableDetrTransformer(Transformer):
         """Encode the levels and decode the queries against them.
 
         Args:
-            mlvl_feats: maps ``[bs, embed_dims, h, w]``, one for each level.
-            mlvl_masks: ``[bs, h, w]`` bool each, true where an image is padded.
-            query_embed: ``[num_queries, embed_dims * 2]``, position and content of the queries;
+            mlvl_feats: maps ``(bs, embed_dims, h, w)``, one for each level.
+            mlvl_masks: ``(bs, h, w)`` bool each, true where an image is padded.
+            query_embed: ``(num_queries, embed_dims * 2)``, position and content of the queries;
                 ``None`` with ``as_two_stage``.
             mlvl_pos_embeds: positional encodings of the maps, of their shapes.
             reg_branches: one module for each decoder layer, where boxes are refined layer by
@@ -465,11 +465,11 @@ class DeformableDetrTransformer(Transformer):
             **kwargs: passed on to encoder and decoder.
 
         Returns:
-            The decoder's results, ``[num_layers, num_queries, bs, embed_dims]`` (with its
-            ``return_intermediate``); the first reference points, ``[bs, num_queries, 2 or 4]``;
-            those after each layer, ``[num_layers, bs, num_queries, 2 or 4]``; and, with
-            ``as_two_stage``, classes and box logits of all proposals, ``[bs, num_keys, classes]``
-            and ``[bs, num_keys, 4]``, else ``None`` twice.
+            The decoder's results, ``(num_layers, num_queries, bs, embed_dims)`` (with its
+            ``return_intermediate``); the first reference points, ``(bs, num_queries, 2 or 4)``;
+            those after each layer, ``(num_layers, bs, num_queries, 2 or 4)``; and, with
+            ``as_two_stage``, classes and box logits of all proposals, ``(bs, num_keys, classes)``
+            and ``(bs, num_keys, 4)``, else ``None`` twice.
 
         Raises:
             ValueError: ``query_embed`` is missing without ``as_two_stage``, or branches with it;

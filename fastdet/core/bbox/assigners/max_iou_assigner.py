@@ -11,6 +11,7 @@ from fastdet.kernels.max_iou_assign import max_iou_assign
 from fastdet.kernels.max_iou_assign.reference import Rule, assign_wrt_overlaps
 
 from ..builder import BBOX_ASSIGNERS
+from ..ground_truth import GroundTruth
 from ..iou_calculators import BboxOverlaps2D, build_iou_calculator
 from .assign_result import AssignResult
 from .base_assigner import BaseAssigner
@@ -42,7 +43,7 @@ class MaxIoUAssigner(BaseAssigner):
                  min_pos_iou: float = 0.0, gt_max_assign_all: bool = True,
                  ignore_iof_thr: float = -1, ignore_wrt_candidates: bool = True,
                  match_low_quality: bool = True, gpu_assign_thr: float = -1,
-                 iou_calculator: dict[str, Any] = {"type": "BboxOverlaps2D"}  # noqa: B006
+                 iou_calculator: dict[str, Any] = {"type": "BboxOverlaps2D"}
                  ) -> None:
         self.pos_iou_thr = pos_iou_thr
         self.neg_iou_thr = neg_iou_thr
@@ -84,6 +85,28 @@ class MaxIoUAssigner(BaseAssigner):
             gt_labels=None if gt_labels is None else gt_labels[None])
         return AssignResult(num_gts, assigned[0], overlaps[0],
                             None if labels is None else labels[0])
+
+    def assign_batch(self, bboxes: Tensor, gts: GroundTruth, valid: Tensor | None = None
+                     ) -> tuple[Tensor, Tensor]:
+        """Assign the candidates of a batch.
+
+        Args:
+            bboxes: ``(N, 4)`` for all images or ``(B, N, 4)``.
+            gts: of the batch.
+            valid: ``(B, N)`` bool; the others are neither.
+
+        Returns:
+            ``(B, N)`` gts, as :attr:`AssignResult.gt_inds` has them, and the overlaps.
+        """
+        boxes = gts.boxes.to(bboxes.dtype)
+        assigned, overlaps, _ = max_iou_assign(
+            bboxes, boxes, gts.counts, pos_iou_thr=self.pos_iou_thr, neg_iou_thr=self.neg_iou_thr,
+            min_pos_iou=self.min_pos_iou, match_low_quality=self.match_low_quality,
+            gt_max_assign_all=self.gt_max_assign_all,
+            ignore=None if gts.ignore is None else gts.ignore.to(bboxes.dtype),
+            ignore_counts=gts.ignore_counts, ignore_iof_thr=self.ignore_iof_thr,
+            ignore_wrt_candidates=self.ignore_wrt_candidates, valid=valid)
+        return assigned, overlaps
 
     def _assign_by_matrix(self, bboxes: Tensor, gt_bboxes: Tensor, gt_bboxes_ignore: Tensor | None,
                           gt_labels: Tensor | None) -> AssignResult:

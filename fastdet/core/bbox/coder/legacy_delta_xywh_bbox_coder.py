@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..builder import BBOX_CODERS
+from ..transforms import clip_boxes
 from .base_bbox_coder import BaseBBoxCoder, check_pairs
 from .delta_xywh_bbox_coder import ONES, ZEROS, bbox2delta
 
@@ -25,20 +27,22 @@ def legacy_bbox2delta(proposals: Tensor, gt: Tensor, means: Sequence[float] = ZE
 def legacy_delta2bbox(rois: Tensor, deltas: Tensor, means: Sequence[float] = ZEROS,
                       stds: Sequence[float] = ONES, max_shape: Any = None,
                       wh_ratio_clip: float = 16 / 1000) -> Tensor:
-    """Boxes [N, 4 C] of RoIs [N, 4] and deltas [N, 4 C], clipped to ``max_shape`` less one."""
+    """Boxes [..., N, 4 C] of RoIs and deltas, clipped to the last pixel of ``max_shape``."""
     shape = deltas.shape
-    deltas = deltas.reshape(len(deltas), -1, 4)
+    deltas = deltas.reshape(*shape[:-1], -1, 4)
     deltas = deltas * deltas.new_tensor(stds) + deltas.new_tensor(means)
     bound = abs(math.log(wh_ratio_clip))
-    rois = rois.unsqueeze(1)
+    rois = rois.unsqueeze(-2)
     size = rois[..., 2:] - rois[..., :2] + 1.0
     centre = (rois[..., :2] + rois[..., 2:]) * 0.5 + size * deltas[..., :2]
     half = size * deltas[..., 2:].clamp(min=-bound, max=bound).exp() * 0.5
-    low, high = centre - half + 0.5, centre + half - 0.5
+    # Half a pixel inwards would be true to 1.x; MMDetection leaves it out, since models of 1.x do
+    # better without it.
+    boxes = torch.cat([centre - half, centre + half], dim=-1)
     if max_shape is not None:
-        limit = low.new_tensor([max_shape[1] - 1, max_shape[0] - 1])
-        low, high = (torch.minimum(c.clamp(min=0), limit) for c in (low, high))
-    return torch.cat([low, high], dim=-1).view(shape)
+        last = np.asarray(max_shape)[..., :2] - 1
+        boxes = clip_boxes(boxes.flatten(-3, -2), last if last.ndim > 1 else last.tolist())
+    return boxes.reshape(shape)
 
 
 @BBOX_CODERS.register_module()
@@ -63,8 +67,8 @@ class LegacyDeltaXYWHBBoxCoder(BaseBBoxCoder):
 
     def decode(self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: Any = None,
                wh_ratio_clip: float = 16 / 1000) -> Tensor:
-        """Boxes [N, 4 C] of priors [N, 4] and predictions [N, 4 C]."""
-        if len(bboxes) != len(pred_bboxes):
+        """Boxes [..., N, 4 C] of priors [..., N, 4] and predictions [..., N, 4 C]."""
+        if bboxes.shape[:-1] != pred_bboxes.shape[:-1]:
             raise ValueError("LegacyDeltaXYWHBBoxCoder: expected one prediction for each prior, "
                              f"got {list(bboxes.shape)} and {list(pred_bboxes.shape)}")
         return legacy_delta2bbox(bboxes, pred_bboxes, self.means, self.stds, max_shape,

@@ -1,4 +1,4 @@
-"""Conversions of whole models."""
+"""Batch norms of one process."""
 
 from __future__ import annotations
 

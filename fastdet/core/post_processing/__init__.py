@@ -1,0 +1,13 @@
+"""From raw predictions to results: suppression, and merging of several views."""
+
+from .bbox_nms import fast_nms, multiclass_nms
+from .matrix_nms import mask_matrix_nms
+from .merge_augs import (
+    merge_aug_bboxes,
+    merge_aug_masks,
+    merge_aug_proposals,
+    merge_aug_scores,
+)
+
+__all__ = ["fast_nms", "mask_matrix_nms", "merge_aug_bboxes", "merge_aug_masks",
+           "merge_aug_proposals", "merge_aug_scores", "multiclass_nms"]

@@ -1,0 +1,201 @@
+"""What every dense head does: train on features, turn its outputs into detections."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdet.core.bbox.transforms import bbox_mapping_back
+from fastdet.ops import batched_nms
+from fastdet.runner import BaseModule
+
+from .candidates import Candidates, Detections, suppress, top_pairs
+
+__all__ = ["BaseDenseHead"]
+
+Meta = dict[str, Any]
+
+
+class BaseDenseHead(BaseModule, metaclass=ABCMeta):
+    """The base of dense heads.
+
+    A subclass has ``prior_generator``, ``bbox_coder``, ``cls_out_channels`` and
+    ``use_sigmoid_cls``, or overrides :meth:`candidates`.
+
+    Args:
+        init_cfg: how weights are initialised.
+    """
+
+    prior_generator: Any
+    bbox_coder: Any
+    cls_out_channels: int
+    num_classes: int
+    use_sigmoid_cls: bool
+    #: Numbers that the head predicts for a box.
+    box_channels = 4
+    train_cfg: Any
+    test_cfg: Any
+
+    def __init__(self, init_cfg: Any = None) -> None:
+        super().__init__(init_cfg)
+
+    @abstractmethod
+    def loss(self, **kwargs: Any) -> Any:
+        """Losses of the head's outputs and the ground truth."""
+
+    # --- training ---------------------------------------------------------------------------
+    def forward_train(self, x: Sequence[Tensor], img_metas: list[Meta], gt_bboxes: list[Tensor],
+                      gt_labels: list[Tensor] | None = None,
+                      gt_bboxes_ignore: list[Tensor] | None = None, proposal_cfg: Any = None,
+                      **kwargs: Any) -> Any:
+        """Losses of feature maps.
+
+        Args:
+            x: feature maps.
+            img_metas: of each image.
+            gt_bboxes: [G, 4] of each image.
+            gt_labels: [G] of each image; ``None`` for one class.
+            gt_bboxes_ignore: [g, 4] of each image.
+            proposal_cfg: with it, proposals are returned, too.
+            kwargs: for :meth:`loss`.
+
+        Returns:
+            The losses, and with ``proposal_cfg`` the proposals of each image.
+        """
+        outs = self(x)
+        args = (*outs, gt_bboxes, *([] if gt_labels is None else [gt_labels]), img_metas)
+        losses = self.loss(*args, gt_bboxes_ignore=gt_bboxes_ignore, **kwargs)
+        if proposal_cfg is None:
+            return losses
+        return losses, self.get_bboxes(*outs, img_metas=img_metas, cfg=proposal_cfg)
+
+    # --- detections -------------------------------------------------------------------------
+    def flat(self, maps: Sequence[Tensor], channels: int) -> list[Tensor]:
+        """Maps [B, A C, H, W] of all levels to [B, H W A, C]."""
+        return [m.detach().permute(0, 2, 3, 1).reshape(m.size(0), -1, channels) for m in maps]
+
+    def decoded(self, priors: Tensor, pred: Tensor, level: int, max_shape: Any) -> Tensor:
+        """Boxes [B, K, 4] of priors [B, K, ...] and predictions [B, K, box_channels] of a level."""
+        return self.bbox_coder.decode(priors, pred, max_shape=max_shape)
+
+    @torch.no_grad()
+    def candidates(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any) -> Candidates:
+        """The best pairs of prior and class of every level, decoded, in pixels of the input.
+
+        Args:
+            outs: what :meth:`forward` returned: class scores, boxes and, where the head has it, a
+                factor of the scores, lists of maps.
+            img_metas: ``img_shape`` of each image is read.
+            cfg: ``nms_pre`` and ``score_thr``.
+        """
+        cls_scores, bbox_preds = outs[:2]
+        sizes = [m.shape[-2:] for m in cls_scores]
+        priors = self.prior_generator.grid_priors(sizes, dtype=cls_scores[0].dtype,
+                                                  device=cls_scores[0].device)
+        factors: list[Any] = [None] * len(sizes)
+        if len(outs) > 2 and outs[2] is not None:
+            factors = [f[..., 0].sigmoid() for f in self.flat(outs[2], 1)]
+        shapes = [meta["img_shape"] for meta in img_metas]
+        levels = []
+        for i, (logits, deltas, mine, factor) in enumerate(zip(
+                self.flat(cls_scores, self.cls_out_channels),
+                self.flat(bbox_preds, self.box_channels), priors, factors)):
+            if not self.use_sigmoid_cls:
+                logits = logits.softmax(-1)[..., :-1]
+            scores, labels, rows, valid = top_pairs(
+                logits, cfg.get("nms_pre", -1), cfg.get("score_thr", 0.0), self.use_sigmoid_cls)
+            deltas = deltas.gather(1, rows[..., None].expand(-1, -1, deltas.shape[2]))
+            boxes = self.decoded(mine[rows], deltas, i, shapes)
+            if factor is not None:
+                scores = scores * factor.gather(1, rows)
+            levels.append((boxes, scores, labels, valid))
+        return Candidates(*(torch.cat(part, dim=1) for part in zip(*levels)))
+
+    def _rescaled(self, found: Candidates, img_metas: list[Meta]) -> Candidates:
+        factors = torch.stack([found.boxes.new_tensor(m["scale_factor"]) for m in img_metas])
+        return found._replace(boxes=found.boxes / factors[:, None])
+
+    def detect(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any = None,
+               rescale: bool = False) -> Detections:
+        """Padded detections of a batch, without a host sync.
+
+        Args:
+            outs: what :meth:`forward` returned.
+            img_metas: of each image.
+            cfg: settings in place of ``test_cfg``.
+            rescale: in pixels of the original image.
+        """
+        cfg = self.test_cfg if cfg is None else cfg
+        found = self.candidates(outs, img_metas, cfg)
+        if rescale:
+            found = self._rescaled(found, img_metas)
+        return suppress(found, cfg["nms"], cfg["max_per_img"])
+
+    def get_bboxes(self, *outs: Any, img_metas: list[Meta], cfg: Any = None,
+                   rescale: bool = False, with_nms: bool = True) -> list[tuple[Tensor, ...]]:
+        """Detections of each image.
+
+        Args:
+            outs: what :meth:`forward` returned.
+            img_metas: of each image.
+            cfg: settings in place of ``test_cfg``.
+            rescale: in pixels of the original image.
+            with_nms: suppress and cut; else every candidate is returned.
+
+        Returns:
+            Of each image boxes and scores ``[n, 5]`` and labels ``[n]``; without ``with_nms``
+            boxes ``[n, 4]``, scores and labels ``[n]``.
+        """
+        cfg = self.test_cfg if cfg is None else cfg
+        if with_nms and cfg["nms"].get("type", "nms") == "nms":
+            return [*self.detect(outs, img_metas, cfg, rescale).unpad()]
+        found = self.candidates(outs, img_metas, cfg)
+        if rescale:
+            found = self._rescaled(found, img_metas)
+        each = [(b[v], s[v], c[v]) for b, s, c, v in zip(*found)]
+        if not with_nms:
+            return [*each]
+        return [self._suppressed(boxes, scores, labels, cfg) for boxes, scores, labels in each]
+
+    @staticmethod
+    def _suppressed(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Any) -> tuple[Tensor, ...]:
+        """One image's candidates after any kind of suppression, cut to ``max_per_img``."""
+        if boxes.numel() == 0:
+            return torch.cat([boxes, scores[:, None]], dim=-1), labels
+        found, keep = batched_nms(boxes, scores, labels, cfg["nms"])
+        return found[:cfg["max_per_img"]], labels[keep][:cfg["max_per_img"]]
+
+    def simple_test(self, feats: Sequence[Tensor], img_metas: list[Meta],
+                    rescale: bool = False) -> list[tuple[Tensor, ...]]:
+        """Detections of each image from feature maps."""
+        return self.get_bboxes(*self(feats), img_metas=img_metas, rescale=rescale)
+
+    def aug_test(self, feats: list[Any], img_metas: list[list[Meta]],
+                 rescale: bool = False) -> list[tuple[Tensor, ...]]:
+        """Detections of one image from the feature maps of several views.
+
+        Candidates of all views are mapped back to the original image and suppressed together.
+
+        Args:
+            feats: of each view.
+            img_metas: of each view, of its one image.
+            rescale: in pixels of the original image, else of the first view.
+        """
+        views = []
+        for x, metas in zip(feats, img_metas):
+            boxes, scores, labels = self.get_bboxes(*self(x), img_metas=metas, cfg=self.test_cfg,
+                                                    with_nms=False)[0]
+            meta = metas[0]
+            boxes = bbox_mapping_back(boxes, meta["img_shape"], meta["scale_factor"], meta["flip"],
+                                      meta.get("flip_direction") or "horizontal")
+            views.append((boxes, scores, labels))
+        boxes, scores, labels = (torch.cat(part) for part in zip(*views))
+        found, labels = self._suppressed(boxes, scores, labels, self.test_cfg)
+        if not rescale:
+            factor = found.new_tensor(img_metas[0][0]["scale_factor"])
+            found = torch.cat([found[:, :4] * factor, found[:, 4:]], dim=-1)
+        return [(found, labels)]
