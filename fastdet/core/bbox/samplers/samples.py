@@ -39,7 +39,7 @@ class Samples:
 
     @property
     def rois(self) -> Tensor:
-        """[B S, 5], the image's index and the corners; of what is no candidate, image 0's corner."""
+        """[B S, 5], the image's index and the corners, zeros where there is no candidate."""
         b, s = self.valid.shape
         image = torch.arange(b, device=self.boxes.device).to(self.boxes.dtype)
         return torch.cat([image[:, None, None].expand(b, s, 1), self.boxes], dim=-1).flatten(0, 1)

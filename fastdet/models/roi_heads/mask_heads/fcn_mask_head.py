@@ -164,7 +164,7 @@ class FCNMaskHead(BaseModule):
 
         Args:
             mask_pred: [n, C, H, W], logits; or an array of probabilities, from several views.
-            det_bboxes: [n, 4 or 5], in pixels of the original image where ``rescale``.
+            det_bboxes: [n, 4 or 5], in pixels of the input.
             det_labels: [n].
             rcnn_test_cfg: ``mask_thr_binary``.
             ori_shape: (height, width, ...) of the original image.
