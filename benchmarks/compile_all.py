@@ -17,52 +17,13 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import starmap
-from typing import Any
 
 import torch
 
-from .ledger import TARGETS, Target, record
+from .ledger import TARGETS, compile_launch, record
 from .registry import ENTRIES
 
 __all__ = ["compile_case", "main"]
-
-
-class _Driver:
-    """Names a GPU that is not there."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int = 0) -> int:
-        return 0
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget(self._target.backend, self._target.arch, self._target.warp)
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-
-class _Pointer:
-    """A tensor as Triton's binder sees it: a type, and an address that 16 divides."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.dtype = tensor.dtype
-
-    def data_ptr(self) -> int:
-        return 4096
-
-    def ptr_range(self) -> int:  # what the AMD backend asks for
-        return 2**31 - 1
-
-
-def _bound(launch: Any) -> list[Any]:
-    return [_Pointer(a) if isinstance(a, torch.Tensor) else a for a in launch.args]
 
 
 def compile_case(name: str, case: str, target: str) -> tuple[list[str], list[str]]:
@@ -71,9 +32,6 @@ def compile_case(name: str, case: str, target: str) -> tuple[list[str], list[str
     Returns:
         The names of the kernels that compiled, and one line for each that did not.
     """
-    from triton.runtime import driver
-
-    driver.set_active(_Driver(TARGETS[target]))
     done, failed = [], []
     seen = set()
     for launch in record(ENTRIES[name], case, TARGETS[target]):
@@ -83,7 +41,7 @@ def compile_case(name: str, case: str, target: str) -> tuple[list[str], list[str
             continue
         seen.add(key)
         try:
-            launch.kernel.warmup(*_bound(launch), grid=launch.grid, **launch.options)
+            compile_launch(launch, TARGETS[target])
             done.append(kernel)
         except Exception as error:  # whatever a compiler throws is the answer
             reason = str(error).strip().splitlines() or [""]

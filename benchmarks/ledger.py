@@ -9,6 +9,8 @@ target with Triton's own binder and compiler, and the facts of the binary are ke
     python -m benchmarks.ledger              compare, print what changed, fail as the gate does
     python -m benchmarks.ledger --update     rewrite the files
     python -m benchmarks.ledger --targets sm_90 --operators grid_priors
+    python -m benchmarks.ledger --update --folder out/3.6     under another Triton
+    python -m benchmarks.ledger --diff out/3.6                and what differs
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,26 +115,47 @@ class _Pointer:
     def data_ptr(self) -> int:
         return int(self._address)
 
+    def ptr_range(self) -> int:  # what the AMD backend asks for
+        return 2**31 - 1
+
+
+class _Driver:
+    """Names a GPU that is not there; each target is a device of its own number, as Triton keeps
+    what it compiled by device."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def get_current_device(self) -> int:
+        return list(TARGETS.values()).index(self._target)
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget(self._target.backend, self._target.arch, self._target.warp)
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
 
 def compile_launch(launch: Any, target: Target) -> Any:
-    """Compile one recorded launch for ``target`` as Triton's JIT would on that GPU."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, make_backend
-    from triton.runtime.jit import create_function_from_signature
+    """Compile one recorded launch for ``target`` as Triton's JIT would on that GPU.
 
-    gpu = GPUTarget(target.backend, target.arch, target.warp)
-    backend = make_backend(gpu)
-    fn = launch.kernel
-    bind = create_function_from_signature(fn.signature, fn.params, backend)
+    By ``warmup``, which every Triton from 3.3 has, in front of a driver that stands for the GPU.
+    """
+    from triton.runtime import driver
+
     args = [_Pointer(a) if isinstance(a, torch.Tensor) else a for a in launch.args]
-    kwargs = {"debug": False, **launch.options}
-    with mock.patch.dict(os.environ, TRITON_DISABLE_LINE_INFO="1"):
-        bound, specialization, options = bind(*args, **kwargs)
-        options, signature, constexprs, attrs = fn._pack_args(
-            backend, kwargs, bound, specialization, options)
-        source = ASTSource(fn, signature, constexprs, attrs)
-        return triton.compile(source, target=gpu, options=options.__dict__)
+    driver.set_active(_Driver(target))
+    try:
+        with mock.patch.dict(os.environ, TRITON_DISABLE_LINE_INFO="1"):
+            return launch.kernel.warmup(*args, grid=launch.grid, **launch.options)
+    finally:
+        with suppress(RuntimeError):  # without a GPU there is no driver to go back to
+            driver.reset_active()
 
 
 # --- from a binary to facts --------------------------------------------------------------------
@@ -247,21 +271,23 @@ def compile_case(entry: Entry, case: str, target_name: str) -> Entries:
 
 # --- files and the gate ------------------------------------------------------------------------
 
-def load(operator: str) -> dict[str, Any]:
+def load(operator: str, folder: Path | None = None) -> dict[str, Any]:
     """The recorded ledger of an operator: ``{"triton": version, "targets": {name: entries}}``."""
-    path = FOLDER / f"{operator}.json"
+    path = (folder or FOLDER) / f"{operator}.json"
     return json.loads(path.read_text()) if path.exists() else {"triton": None, "targets": {}}
 
 
-def save(operator: str, targets: dict[str, Entries], triton_version: str) -> None:
+def save(operator: str, targets: dict[str, Entries], triton_version: str,
+         folder: Path | None = None) -> None:
     """Write an operator's ledger, one line per entry."""
     blocks = []
     for target in (name for name in TARGETS if name in targets):
         lines = [f"      {json.dumps(key)}: {json.dumps(facts)}"
                  for key, facts in sorted(targets[target].items())]
         blocks.append(f"    {json.dumps(target)}: {{\n" + ",\n".join(lines) + "\n    }")
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{operator}.json").write_text(
+    folder = folder or FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{operator}.json").write_text(
         f'{{\n  "operator": {json.dumps(operator)},\n  "triton": {json.dumps(triton_version)},\n'
         '  "targets": {\n' + ",\n".join(blocks) + "\n  }\n}\n")
 
@@ -306,16 +332,43 @@ def faults(entry: Entry, case: str, target_name: str, now: Entries,
 
 
 def changes(before: Entries, now: Entries) -> list[str]:
-    """Every fact that differs, for people."""
+    """Every fact that differs, for people: one line a kernel, numbers with their change."""
+    def flat(facts: Facts) -> Facts:
+        return {f"{fact}.{name}" if name else fact: value for fact, values in facts.items()
+                for name, value in (values.items() if isinstance(values, dict)
+                                    else [("", values)])}
+
+    def moved(fact: str, old: Any, new: Any) -> str:
+        if fact == "code":  # a hash says no more
+            return "code"
+        numbers = all(isinstance(x, int) and not isinstance(x, bool) for x in (old, new))
+        return f"{fact} {old} -> {new}" + (f" ({new / old - 1:+.0%})" if numbers and old else "")
+
     lines = []
     for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key, {}), now.get(key, {})
-        moved = [f"{fact} {old.get(fact, '-')} -> {new.get(fact, '-')}"
-                 for fact in {**old, **new} if old.get(fact) != new.get(fact)]
-        if moved:
-            lines.append(f"{key}: " + (", ".join(moved) if old and new
-                                       else ("new" if new else "gone")))
+        if key not in now or key not in before:
+            lines.append(f"{key}: {'gone' if key in before else 'new'}")
+            continue
+        old, new = flat(before[key]), flat(now[key])
+        facts = [moved(fact, old.get(fact, 0), new.get(fact, 0)) for fact in {**old, **new}
+                 if old.get(fact, 0) != new.get(fact, 0)]
+        if facts:
+            lines.append(f"{key}: " + ", ".join(facts))
     return lines
+
+
+def print_diff(other: Path, operators: Iterable[str], targets: Iterable[str]) -> int:
+    """Print how the ledger in another folder differs from the recorded one; 1 where it does."""
+    targets, lines = list(targets), []
+    for operator in operators:
+        mine, theirs = load(operator), load(operator, other)
+        for target in targets:
+            lines += [f"{operator} {target} {line}" for line in changes(
+                mine["targets"].get(target, {}), theirs["targets"].get(target, {}))]
+        if mine["triton"] != theirs["triton"]:
+            lines.append(f"{operator}: triton {mine['triton']} -> {theirs['triton']}")
+    print(*lines, f"{len(lines)} differences", sep="\n")
+    return 1 if lines else 0
 
 
 def jobs_of(operators: Iterable[str], targets: Iterable[str]) -> list[tuple[str, str, str]]:
@@ -340,10 +393,12 @@ def operators_of(jobs: Iterable[tuple[str, str, str]]) -> list[str]:
     return list(dict.fromkeys(ENTRIES[name].operator for name, _, _ in jobs))
 
 
-def _compile_job(job: tuple[str, str, str]) -> Entries:
+def _compile_job(job: tuple[str, str, str]) -> tuple[Entries, float]:
+    """The facts of a case, and the seconds of CPU that they took; none where Triton had it."""
     torch.set_num_threads(1)
     name, case, target = job
-    return compile_case(ENTRIES[name], case, target)
+    start = time.process_time()
+    return compile_case(ENTRIES[name], case, target), time.process_time() - start
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -352,10 +407,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger",
                                      description="Compile every kernel ahead of time.")
     parser.add_argument("--update", action="store_true", help="rewrite benchmarks/ledger/*.json")
+    parser.add_argument("--folder", type=Path, default=FOLDER,
+                        help="of the files, such as one for another Triton")
+    parser.add_argument("--diff", type=Path, metavar="FOLDER",
+                        help="compile nothing: print how the files in FOLDER differ from ours")
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--operators", nargs="+", choices=known, default=known)
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args(argv)
+    if options.diff:
+        return print_diff(options.diff, options.operators, options.targets)
     if os.environ.get("TRITON_INTERPRET", "0") == "1":
         parser.error("the ledger compiles; unset TRITON_INTERPRET")
     import triton
@@ -363,7 +424,8 @@ def main(argv: list[str] | None = None) -> int:
     jobs = jobs_of(options.operators, options.targets)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
-        results = list(pool.map(_compile_job, jobs))
+        timed = list(pool.map(_compile_job, jobs))
+    results = [entries for entries, _ in timed]
 
     found: list[str] = []
     for operator in options.operators:
@@ -372,16 +434,19 @@ def main(argv: list[str] | None = None) -> int:
         fresh: dict[str, Entries] = {}
         for _, _, target, entries in mine:
             fresh.setdefault(target, {}).update(entries)
-        recorded = load(operator)
+        recorded = load(operator, options.folder)
         for target, entries in fresh.items():
             for line in changes(recorded["targets"].get(target, {}), entries):
                 print(f"{operator} {target} {line}")
         if options.update:
             kept = recorded["targets"] if recorded["triton"] == triton.__version__ else {}
-            save(operator, {**kept, **fresh}, triton.__version__)
-            recorded = load(operator)
+            save(operator, {**kept, **fresh}, triton.__version__, options.folder)
+            recorded = load(operator, options.folder)
         for entry, case, target, entries in mine:
             found += faults(entry, case, target, entries, recorded, triton.__version__)
+        seconds = sum(s for job, (_, s) in zip(jobs, timed) if ENTRIES[job[0]].operator == operator)
+        print(f"{operator}: {sum(len(entries) for *_, entries in mine)} entries, "
+              f"{seconds:.1f} s of CPU to compile")
     for line in found:
         print(f"FAULT {line}", file=sys.stderr)
     print(f"{sum(map(len, results))} entries of {len(options.operators)} operators for "

@@ -65,6 +65,8 @@ def test_entries_are_whole(name):
     assert entry.kind in ("operator", "component")
     assert {"eager", "fastdet"} <= entry.providers.keys()
     assert set(entry.dtypes) <= set(DTYPES)
+    assert entry.cpu, "a shape that a CPU can do"
+    assert not entry.cpu.keys() & {"tiny"}
     for case in entry.ledger:
         shape, _, dtype = case.rpartition("/")
         assert shape in entry.shapes

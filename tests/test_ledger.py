@@ -15,7 +15,7 @@ if os.environ.get("TRITON_INTERPRET", "0") == "1":
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
-from benchmarks import ledger  # noqa: E402
+from benchmarks import bounds, ledger  # noqa: E402
 from benchmarks.registry import ENTRIES, Entry  # noqa: E402
 from fastdet.kernels.launch import Launch  # noqa: E402
 
@@ -169,5 +169,35 @@ def test_files_keep_what_is_saved(monkeypatch, tmp_path):
     kept = ledger.load("toy")
     assert kept["triton"] == "9"
     assert kept["targets"] == {"sm_90": {"a/fp32/b": GOOD, KEY: GOOD}, "gfx942": {KEY: GOOD}}
-    assert ledger.changes({KEY: GOOD}, {KEY: {**GOOD, "registers": 41}}) == [
-        f"{KEY}: registers 40 -> 41"]
+
+
+def test_a_difference_is_read_in_one_line(tmp_path, capsys):
+    moved = {**GOOD, "registers": 50, "tensor_core": {}, "code": "1"}
+    assert ledger.changes({KEY: GOOD}, {KEY: GOOD}) == []
+    assert ledger.changes({KEY: GOOD}, {KEY: moved}) == [
+        f"{KEY}: registers 40 -> 50 (+25%), tensor_core.HGMMA 4 -> 0 (-100%), code"]
+    assert ledger.changes({KEY: GOOD}, {"a": GOOD}) == ["a: new", f"{KEY}: gone"]
+    operator = "dyrelu"
+    recorded = ledger.load(operator)
+    assert ledger.print_diff(ledger.FOLDER, [operator], ledger.TARGETS) == 0
+    key, facts = next(iter(recorded["targets"]["sm_90"].items()))
+    recorded["targets"]["sm_90"][key] = {**facts, "spills": 8}
+    ledger.save(operator, recorded["targets"], recorded["triton"], tmp_path)
+    capsys.readouterr()
+    assert ledger.main(["--diff", str(tmp_path), "--operators", operator]) == 1
+    assert capsys.readouterr().out == (
+        f"dyrelu sm_90 {key}: spills 0 -> 8\n1 differences\n")
+
+
+@pytest.mark.parametrize(("facts", "target", "programs", "limiter"), [
+    ({"num_warps": 4, "registers": 32, "shared": 0}, "sm_90", 16, "warps"),
+    ({"num_warps": 4, "registers": 128, "shared": 0}, "sm_90", 4, "registers"),
+    ({"num_warps": 4, "registers": 255, "shared": 0}, "sm_80", 2, "registers"),
+    ({"num_warps": 4, "registers": 64, "shared": 100 * 1024}, "sm_90", 2, "shared memory"),
+    ({"num_warps": 1, "registers": 16, "shared": 0}, "sm_80", 32, "programs"),
+    ({"num_warps": 4, "registers": 128, "shared": 0}, "gfx942", 4, "registers"),
+    ({"num_warps": 4, "registers": 64, "shared": 40 * 1024}, "gfx942", 1, "shared memory")])
+def test_occupancy_names_its_limiter(facts, target, programs, limiter):
+    found = bounds.bound(facts, target)
+    assert (found.programs, found.limiter) == (programs, limiter)
+    assert found.occupancy == programs * facts["num_warps"] / bounds.CARDS[target].warps

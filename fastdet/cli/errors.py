@@ -14,7 +14,9 @@ class CliError(Exception):
 
 def first_line(error: BaseException) -> str:
     """An error's message on one line; torch's go on for many."""
-    text = str(error).strip()
+    # str() of a KeyError is the repr of its message.
+    plain = isinstance(error, KeyError) and len(error.args) == 1 and isinstance(error.args[0], str)
+    text = str(error.args[0] if plain else error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 

@@ -123,9 +123,6 @@ def load(model: nn.ModuleDict, path: str) -> str:
     except (OSError, ValueError, RuntimeError, TypeError) as e:
         told = first_line(e)
         raise CliError(told if path in told else f"{path} cannot be read: {told}") from None
-    odd = next((k for k in state if not isinstance(k, str)), None)
-    if odd is not None:
-        raise CliError(f"{path} is no state dict: its keys must be strings, one is {odd!r}")
     own = {k.removeprefix("module."): v for k, v in state.items()}
     own = {k: v for k, v in own.items() if k.startswith(tuple(f"{part}." for part in model))}
     if not own.keys() & model.state_dict().keys():

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.nms import batched_nms_padded
-from ..kernels.soft_nms import METHODS
-from ..kernels.soft_nms import match as _match
-from ..kernels.soft_nms import soft_nms as _soft_nms
+from fastdet.kernels.nms import batched_nms_padded
+from fastdet.kernels.soft_nms import METHODS
+from fastdet.kernels.soft_nms import match as _match
+from fastdet.kernels.soft_nms import soft_nms as _soft_nms
 
 __all__ = ["NMSop", "SoftNMSop", "batched_nms", "nms", "nms_match", "soft_nms"]
 

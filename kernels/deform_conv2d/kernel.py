@@ -10,7 +10,8 @@ before the product.
 Shapes: x ``[B, H, W, C]``; offset ``[B, DG, TAPS, 2, P]``, (dy, dx); mask ``[B, DG, TAPS, P]``;
 weight ``[TAPS, CG, O]`` where column ``o`` belongs to group ``o // OG``; CG and OG are a group's
 channels. offset_stride and mask_stride step from image to image. mask is read with HAS_MASK only.
-``tiles`` is the number of tiles of all images.
+``tiles`` is the number of tiles of all images. A group is PACK groups of the caller, with zeros
+between them in the weight.
 """
 
 import triton
@@ -74,6 +75,39 @@ def _sample(x_ptr, top, left, fy, fx, m, offs_c, mask_c, H, W, C: tl.constexpr):
 
 
 @triton.jit
+def _has_nan(tile):
+    return tl.max(tl.max((tile != tile).to(tl.int32), 1), 0) > 0
+
+
+@triton.jit
+def _columns_by_weight(
+        x_ptr, offset_ptr, mask_ptr, weight_ptr, group, lone, p, real, y, x, offs_o, mask_o, P, H,
+        W, C: tl.constexpr, CG: tl.constexpr, CD: tl.constexpr, O: tl.constexpr,
+        RUN: tl.constexpr, KW: tl.constexpr, TAPS: tl.constexpr, DH: tl.constexpr,
+        DW: tl.constexpr, HAS_MASK: tl.constexpr, LONE: tl.constexpr, PACK: tl.constexpr,
+        PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr,
+        BLOCK_C: tl.constexpr):
+    """The sum over taps and channels for a tile; with LONE over those of packed group ``lone``."""
+    offs_c = tl.arange(0, BLOCK_C)
+    out = tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
+    for tap in range(TAPS):
+        for run in range(0, CG, RUN):
+            first = group * CG + run
+            top, left, fy, fx, m = _place(offset_ptr, mask_ptr, p, real, y, x, tap, first // CD,
+                                          P, H, W, KW, TAPS, DH, DW, HAS_MASK)
+            for c in range(0, RUN, BLOCK_C):
+                mask_c = c + offs_c < RUN
+                columns = _sample(x_ptr, top, left, fy, fx, m, first + c + offs_c, mask_c, H, W, C)
+                if LONE:
+                    own = (run + c + offs_c) // (CG // PACK) == lone
+                    columns = tl.where(own[None, :], columns, 0.0)
+                at = (tap * CG + run + c + offs_c)[:, None] * O + offs_o[None, :]
+                w = tl.load(weight_ptr + at, mask=mask_c[:, None] & mask_o[None, :], other=0.0)
+                out = tl.dot(columns.to(w.dtype), w, out, input_precision=PRECISION)
+    return out
+
+
+@triton.jit
 def _store_pixels(out_ptr, out, p, real, offs_o, mask_o, P, O: tl.constexpr,
                   CHANNELS_LAST: tl.constexpr):
     if CHANNELS_LAST:
@@ -90,8 +124,9 @@ def deform_conv2d_fwd_kernel(
         O: tl.constexpr, OG: tl.constexpr, RUN: tl.constexpr, KW: tl.constexpr,
         TAPS: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
         PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, HAS_MASK: tl.constexpr,
-        HAS_BIAS: tl.constexpr, CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr,
-        BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_C: tl.constexpr):
+        HAS_BIAS: tl.constexpr, CHANNELS_LAST: tl.constexpr, PACK: tl.constexpr,
+        PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr,
+        BLOCK_C: tl.constexpr):
     """``out[m, o] = bias[o] + sum over taps and channels of column * weight``.
 
     Grid ``(tiles * groups * ceil(OG / BLOCK_O),)``, channels fastest; a program owns
@@ -108,21 +143,21 @@ def deform_conv2d_fwd_kernel(
     out_ptr += image * (P * O)
     offs_o = pid % TILES_O * BLOCK_O + tl.arange(0, BLOCK_O)
     mask_o = offs_o < OG
+    packed = offs_o // (OG // PACK)
     offs_o += group * OG
-    offs_c = tl.arange(0, BLOCK_C)
 
-    out = tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
-    for tap in range(TAPS):
-        for run in range(0, CG, RUN):
-            first = group * CG + run
-            top, left, fy, fx, m = _place(offset_ptr, mask_ptr, p, real, y, x, tap, first // CD,
-                                          P, H, W, KW, TAPS, DH, DW, HAS_MASK)
-            for c in range(0, RUN, BLOCK_C):
-                mask_c = c + offs_c < RUN
-                columns = _sample(x_ptr, top, left, fy, fx, m, first + c + offs_c, mask_c, H, W, C)
-                at = (tap * CG + run + c + offs_c)[:, None] * O + offs_o[None, :]
-                w = tl.load(weight_ptr + at, mask=mask_c[:, None] & mask_o[None, :], other=0.0)
-                out = tl.dot(columns.to(w.dtype), w, out, input_precision=PRECISION)
+    out = _columns_by_weight(
+        x_ptr, offset_ptr, mask_ptr, weight_ptr, group, 0, p, real, y, x, offs_o, mask_o, P, H, W,
+        C, CG, CD, O, RUN, KW, TAPS, DH, DW, HAS_MASK, False, PACK, PRECISION, BLOCK_P, BLOCK_O,
+        BLOCK_C)
+    if PACK > 1:
+        if _has_nan(out):  # zero times what is not finite next door is one: each group alone
+            for lone in range(PACK):
+                part = _columns_by_weight(
+                    x_ptr, offset_ptr, mask_ptr, weight_ptr, group, lone, p, real, y, x, offs_o,
+                    mask_o, P, H, W, C, CG, CD, O, RUN, KW, TAPS, DH, DW, HAS_MASK, True, PACK,
+                    PRECISION, BLOCK_P, BLOCK_O, BLOCK_C)
+                out = tl.where((packed == lone)[None, :], part, out)
     if HAS_BIAS:
         out += tl.load(bias_ptr + offs_o, mask=mask_o, other=0.0).to(tl.float32)[None, :]
     _store_pixels(out_ptr, out, p, real, offs_o, mask_o, P, O, CHANNELS_LAST)
@@ -194,13 +229,37 @@ def _column_grad(x_ptr, dx_ptr, scale, g, top, left, fy, fx, m, dy, dx, dm, offs
 
 
 @triton.jit
-def _store_place_grad(doffset_ptr, dmask_ptr, dy, dx, dm, image, p, real, tap, dg, P,
+def _store_place_grad(doffset_ptr, dmask_ptr, dy, dx, dm, left, image, p, real, tap, dg, P,
                       DG: tl.constexpr, TAPS: tl.constexpr, HAS_MASK: tl.constexpr):
+    dy = tl.where(left > -2, dy, 0.0)  # a sample that does not count has none, not even a NaN
+    dx = tl.where(left > -2, dx, 0.0)
     at = ((image * DG + dg) * TAPS + tap) * P
     tl.store(doffset_ptr + at * 2 + p, dy.to(doffset_ptr.dtype.element_ty), mask=real)
     tl.store(doffset_ptr + at * 2 + P + p, dx.to(doffset_ptr.dtype.element_ty), mask=real)
     if HAS_MASK:
         tl.store(dmask_ptr + at + p, dm.to(dmask_ptr.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _grad_by_weight(grad_ptr, weight_ptr, group, lone, tap, channel, p, real, mask_c,
+                    CG: tl.constexpr, O: tl.constexpr, OG: tl.constexpr, LONE: tl.constexpr,
+                    PACK: tl.constexpr, PRECISION: tl.constexpr, BLOCK_P: tl.constexpr,
+                    BLOCK_O: tl.constexpr, BLOCK_C: tl.constexpr):
+    """The gradient of columns, from all outputs of a group; with LONE of packed group ``lone``."""
+    g = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+    for o in range(0, OG, BLOCK_O):
+        offs_o = o + tl.arange(0, BLOCK_O)
+        mask_o = offs_o < OG
+        given = mask_o
+        if LONE:
+            given = mask_o & (offs_o // (OG // PACK) == lone)
+        offs_o += group * OG
+        dout = tl.load(grad_ptr + p[:, None] * O + offs_o[None, :],
+                       mask=real[:, None] & given[None, :], other=0.0)
+        at = (tap * CG + channel)[:, None] * O + offs_o[None, :]
+        w = tl.load(weight_ptr + at, mask=mask_c[:, None] & mask_o[None, :], other=0.0)
+        g = tl.dot(dout, tl.trans(w), g, input_precision=PRECISION)
+    return g
 
 
 @triton.jit(do_not_specialize=["tiles", "P", "OW", "H", "W", "offset_stride", "mask_stride"])
@@ -212,8 +271,8 @@ def deform_conv2d_bwd_data_kernel(
         PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr,
         HAS_MASK: tl.constexpr,
         NEEDS_X: tl.constexpr, NEEDS_PLACE: tl.constexpr, FIXED: tl.constexpr,
-        PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr,
-        BLOCK_C: tl.constexpr):
+        PACK: tl.constexpr, PRECISION: tl.constexpr, BLOCK_P: tl.constexpr,
+        BLOCK_O: tl.constexpr, BLOCK_C: tl.constexpr):
     """Gradients of the image, the offsets and the mask: ``dcolumn = grad @ weight[tap]^T``.
 
     Grid ``(tiles * C / CD * TAPS,)``, taps fastest; a program owns one tap of one
@@ -247,22 +306,23 @@ def deform_conv2d_bwd_data_kernel(
         group = first // CG
         for c in range(0, RUN, BLOCK_C):
             mask_c = c + offs_c < RUN
-            g = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-            for o in range(0, OG, BLOCK_O):
-                offs_o = o + tl.arange(0, BLOCK_O)
-                mask_o = offs_o < OG
-                offs_o += group * OG
-                dout = tl.load(grad_ptr + p[:, None] * O + offs_o[None, :],
-                               mask=real[:, None] & mask_o[None, :], other=0.0)
-                at = (tap * CG + first % CG + c + offs_c)[:, None] * O + offs_o[None, :]
-                w = tl.load(weight_ptr + at, mask=mask_c[:, None] & mask_o[None, :], other=0.0)
-                g = tl.dot(dout, tl.trans(w), g, input_precision=PRECISION)
+            channel = first % CG + c + offs_c
+            g = _grad_by_weight(grad_ptr, weight_ptr, group, 0, tap, channel, p, real, mask_c, CG,
+                                O, OG, False, PACK, PRECISION, BLOCK_P, BLOCK_O, BLOCK_C)
+            if PACK > 1:
+                if _has_nan(g):  # as in the forward
+                    for lone in range(PACK):
+                        part = _grad_by_weight(grad_ptr, weight_ptr, group, lone, tap, channel, p,
+                                               real, mask_c, CG, O, OG, True, PACK, PRECISION,
+                                               BLOCK_P, BLOCK_O, BLOCK_C)
+                        g = tl.where((channel // (CG // PACK) == lone)[None, :], part, g)
+            g = tl.where(mask_c[None, :], g, 0.0)  # a NaN of grad times no weight is one, too
             dy, dx, dm = _column_grad(x_ptr, dx_ptr, scale, g, top, left, fy, fx, m, dy, dx, dm,
                                       first + c + offs_c, mask_c, H, W, C, NEEDS_X, NEEDS_PLACE,
                                       FIXED)
     if NEEDS_PLACE:
-        _store_place_grad(doffset_ptr, dmask_ptr, m * dy, m * dx, dm, image, p, real, tap, dg, P,
-                          DG, TAPS, HAS_MASK)
+        _store_place_grad(doffset_ptr, dmask_ptr, m * dy, m * dx, dm, left, image, p, real, tap, dg,
+                          P, DG, TAPS, HAS_MASK)
 
 
 @triton.jit(do_not_specialize=["tiles", "P", "OW", "H", "W", "offset_stride", "mask_stride"])
@@ -315,8 +375,8 @@ def deform_conv2d_depthwise_bwd_kernel(
                                       dy, dx, dm, offs_c, mask_c, H, W, C, NEEDS_X, NEEDS_PLACE,
                                       FIXED)
     if NEEDS_PLACE:
-        _store_place_grad(doffset_ptr, dmask_ptr, m * dy, m * dx, dm, image, p, real, tap, dg, P,
-                          DG, TAPS, HAS_MASK)
+        _store_place_grad(doffset_ptr, dmask_ptr, m * dy, m * dx, dm, left, image, p, real, tap, dg,
+                          P, DG, TAPS, HAS_MASK)
 
 
 @triton.jit(do_not_specialize=["tiles", "P", "OW", "H", "W", "offset_stride", "mask_stride",

@@ -200,10 +200,13 @@ def multi_scale_deformable_attention_bwd_kernel(
                                x + 1, H, W, stride_vn, offs_c, mask_c, NEEDS_VALUE, NEEDS_PLACE,
                                FIXED)
             if NEEDS_PLACE:
-                # At (-2, -2) no corner is a pixel: all four are zero, and so is what follows.
                 dx = a * W * ((1 - fy) * (d01 - d00) + fy * (d11 - d10))
                 dy = a * H * ((1 - fx) * (d10 - d00) + fx * (d11 - d01))
                 da = (1 - fy) * ((1 - fx) * d00 + fx * d01) + fy * ((1 - fx) * d10 + fx * d11)
+                # A place that does not count has no gradient, not even of a NaN.
+                counts = x > -2
+                dx = tl.where(counts, dx, 0.0)
+                dy = tl.where(counts, dy, 0.0)
                 element = dplaces_ptr.dtype.element_ty
                 tl.store(dplaces_ptr + at_place + i * 2, dx.to(element), mask=mask_q)
                 tl.store(dplaces_ptr + at_place + i * 2 + 1, dy.to(element), mask=mask_q)

@@ -27,4 +27,6 @@ def spatial_reduction_attention_cpu(q: Tensor, kv: Tensor, num_heads: int, scale
     key, value = kv.view(b, kv.shape[1], 2, num_heads, -1).permute(2, 0, 3, 1, 4)
     query = q.view(b, n, num_heads, -1).transpose(1, 2)
     out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p, scale=scale)
+    # On a CPU torch's form makes finite numbers of a query that is not; the definition does not.
+    out = out + (0 * query).sum(-1, keepdim=True)
     return out.transpose(1, 2).reshape(b, n, c)

@@ -39,8 +39,10 @@ def _fwd_tile(acc, total, top, q, k_ptrs, v_ptrs, start, N_K, stride_kv, seed, o
     if MASKED:
         s = tl.where((start + offs_n < N_K)[None, :], s, float("-inf"))
     new_top = tl.maximum(top, tl.max(s, 1))
-    shrink = tl.exp2(top - new_top)
-    p = tl.exp2(s - new_top[:, None])
+    # Where every score so far is -inf, so is the top, and -inf - -inf would be NaN for good.
+    base = tl.where(new_top == float("-inf"), 0.0, new_top)
+    shrink = tl.exp2(top - base)
+    p = tl.exp2(s - base[:, None])
     total = total * shrink + tl.sum(p, 1)
     if HAS_DROPOUT:
         p = tl.where(_keep(seed, offs_m, start + offs_n, N_K, dropout_p), p, 0.0)
@@ -276,10 +278,10 @@ def spatial_reduction_attention_bwd_dkv_kernel(
         mask_q = mask_m[:, None] & mask_d[None, :]
         q = tl.load(q_ptr + rows, mask=mask_q, other=0.0)
         grad = tl.load(grad_ptr + rows, mask=mask_q, other=0.0)
-        # A query beyond the end has lse = inf, so its p is zero.
-        lse = tl.load(lse_ptr + pid_bh * N_Q + offs_m, mask=mask_m, other=float("inf"))
+        lse = tl.load(lse_ptr + pid_bh * N_Q + offs_m, mask=mask_m, other=0.0)
         delta = tl.load(delta_ptr + pid_bh * N_Q + offs_m, mask=mask_m, other=0.0)
         pt = tl.exp2(tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale_log2 - lse[None, :])
+        pt = tl.where(mask_m[None, :], pt, 0.0)  # also where an infinite key makes 0 * inf of it
         dpt = tl.dot(v, tl.trans(grad), input_precision=PRECISION)
         kept = pt
         if HAS_DROPOUT:

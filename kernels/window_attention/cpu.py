@@ -197,8 +197,9 @@ def _backward(grad: Tensor, x: Tensor, p: Tensor, keep: Tensor, H: int, W: int, 
         torch.bmm(ds.mT, q, out=dk)
     dpad = x.new_empty(0)
     if needs_pad:
-        rows = m.pad_rows(3)
+        rows = m.pad_rows(3)[heads:]  # no output depends on a padded query
         dpad = dx.index_select(0, rows.flatten()).view(*rows.shape, d).sum(1).flatten()
+        dpad = torch.cat([dpad.new_zeros(heads * d), dpad])
     dqkv = dx.index_select(0, m.window_rows(3)).view(m.B, H * W, 3 * heads * d)
     return dqkv, dbias, dpad
 

@@ -30,7 +30,10 @@ def _program(heads, TILES: tl.constexpr):
 
 @triton.jit
 def _tokens(win, offs_t, H, W, down, across, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """Token number of each place of a window, and whether it is a real one."""
+    """Token number of each place of a window, -1 for a padded one, and whether it is real.
+
+    Places past T are neither: they are zeros, whatever a padded token is.
+    """
     image = win // (down * across)
     place = win % (down * across)
     r = place // across * WINDOW + offs_t // WINDOW + SHIFT
@@ -38,8 +41,10 @@ def _tokens(win, offs_t, H, W, down, across, WINDOW: tl.constexpr, SHIFT: tl.con
     if SHIFT > 0:
         r = tl.where(r >= down * WINDOW, r - down * WINDOW, r)
         c = tl.where(c >= across * WINDOW, c - across * WINDOW, c)
-    real = (offs_t < WINDOW * WINDOW) & (r < H) & (c < W)
-    return image.to(tl.int64) * H * W + r * W + c, real
+    inside = offs_t < WINDOW * WINDOW
+    real = inside & (r < H) & (c < W)
+    token = image.to(tl.int64) * H * W + r * W + c
+    return tl.where(inside & ~real, -1, token), real
 
 
 @triton.jit
@@ -55,20 +60,20 @@ def _load(ptr, token, real, stride, start, OPERAND: tl.constexpr, D: tl.constexp
 @triton.jit
 def _load_padded(ptr, pad_ptr, token, real, stride, start, HAS_PAD: tl.constexpr,
                  OPERAND: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """As ``_load``, with the vector at ``pad_ptr`` where the token is not real."""
+    """As ``_load``, with the vector at ``pad_ptr`` for a padded token, which has number -1."""
     x = _load(ptr, token, real, stride, start, OPERAND, D, BLOCK_D)
     if HAS_PAD:
         offs_d = start + tl.arange(0, BLOCK_D)
         pad = tl.load(pad_ptr + offs_d, mask=offs_d < D, other=0.0).to(OPERAND)
-        x = tl.where(real[:, None], x, pad[None, :])
+        x = tl.where((token < 0)[:, None], pad[None, :], x)
     return x
 
 
 @triton.jit
-def _load_scaled(ptr, scale, token, real, stride, start, OPERAND: tl.constexpr, D: tl.constexpr,
-                 BLOCK_D: tl.constexpr):
+def _load_scaled(ptr, pad_ptr, scale, token, real, stride, start, HAS_PAD: tl.constexpr,
+                 OPERAND: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """``scale * q``, rounded to the operand's type before the product, as torch rounds it."""
-    q = _load(ptr, token, real, stride, start, OPERAND, D, BLOCK_D)
+    q = _load_padded(ptr, pad_ptr, token, real, stride, start, HAS_PAD, OPERAND, D, BLOCK_D)
     return (q.to(tl.float32) * tl.cast(scale, tl.float32)).to(OPERAND)
 
 
@@ -100,15 +105,20 @@ def _sides(offs, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
 
 @triton.jit
 def _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
-            HAS_PAD: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
-            D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The first chunk of ``scale * q``, that of ``k``, and ``scale * q @ k^T`` of all chunks."""
-    q = _load_scaled(qkv_ptr, scale, token_m, real_m, 3 * width, 0, OPERAND, D, BLOCK_D)
+            HAS_PAD: tl.constexpr, PAD_Q: tl.constexpr, OPERAND: tl.constexpr,
+            PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The first chunk of ``scale * q``, that of ``k``, and ``scale * q @ k^T`` of all chunks.
+
+    Without PAD_Q a padded query is zero: its row of the scores is nobody's.
+    """
+    q = _load_scaled(qkv_ptr, pad_ptr, scale, token_m, real_m, 3 * width, 0, PAD_Q, OPERAND, D,
+                     BLOCK_D)
     k = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width, 0, HAS_PAD,
                      OPERAND, D, BLOCK_D)
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     for start in range(BLOCK_D, D, BLOCK_D):
-        q_c = _load_scaled(qkv_ptr, scale, token_m, real_m, 3 * width, start, OPERAND, D, BLOCK_D)
+        q_c = _load_scaled(qkv_ptr, pad_ptr, scale, token_m, real_m, 3 * width, start, PAD_Q,
+                           OPERAND, D, BLOCK_D)
         k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width, start,
                            HAS_PAD, OPERAND, D, BLOCK_D)
         s = tl.dot(q_c, tl.trans(k_c), s, input_precision=PRECISION)
@@ -171,7 +181,7 @@ def window_attention_fwd_kernel(
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
         _q, _k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
-                            HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
+                            HAS_PAD, False, OPERAND, PRECISION, D, BLOCK_D)
         if BLOCK_D >= D:  # asked for early: ahead of the softmax
             v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
                              0, HAS_PAD, OPERAND, D, BLOCK_D)
@@ -259,10 +269,11 @@ def window_attention_bwd_kernel(
     for win in range(slot, windows, slots):
         token, real = _tokens(win, offs_t, H, W, down, across, WINDOW, SHIFT)
         q, k, s = _scores(qkv_ptr, pad_ptr, scale, token, real, token, real, width,
-                          HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
+                          HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
         s = _biased(s, bias, win, offs_t, offs_t, down, across, WINDOW, SHIFT)
         p = tl.exp2(s - tl.max(s, 1)[:, None])
         p *= (1.0 / tl.sum(p, 1))[:, None]
+        p = tl.where((offs_t < T)[:, None], p, 0.0)  # zeros times an infinite key are NaN
         weights = p
         if HAS_DROPOUT:
             keep = _keep(seed, win, head, heads, dropout_p, offs_t, offs_t, WINDOW)
@@ -287,8 +298,8 @@ def window_attention_bwd_kernel(
         for start in range(0, D, BLOCK_D):
             q_c, k_c = q, k  # all of them where a head is one chunk
             if BLOCK_D < D:
-                q_c = _load_scaled(qkv_ptr, scale, token, real, 3 * width, start, OPERAND, D,
-                                 BLOCK_D)
+                q_c = _load_scaled(qkv_ptr, pad_ptr, scale, token, real, 3 * width, start, HAS_PAD,
+                                   OPERAND, D, BLOCK_D)
                 k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token, real, 3 * width, start,
                                  HAS_PAD, OPERAND, D, BLOCK_D)
             dq = tl.dot(ds, k_c, input_precision=PRECISION) * tl.cast(scale, tl.float32)
@@ -342,7 +353,7 @@ def window_attention_bwd_q_kernel(
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
         _q, k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
-                           HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
+                           HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
         s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
         top = tl.max(s, 1)
         p = tl.exp2(s - top[:, None])
@@ -411,13 +422,13 @@ def window_attention_bwd_kv_kernel(
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
         q, _k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
-                           HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
+                           HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
         s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
         stats = stats_ptr + (tl.cast(win, tl.int64) * heads + head) * (2 * T)
-        # +inf makes the weights of queries past T zero.
-        lse = tl.load(stats + offs_m, mask=offs_m < T, other=float("inf"))
+        lse = tl.load(stats + offs_m, mask=offs_m < T, other=0.0)
         delta = tl.load(stats + T + offs_m, mask=offs_m < T, other=0.0)
         p = tl.exp2(s - lse[:, None])
+        p = tl.where((offs_m < T)[:, None], p, 0.0)  # zeros times an infinite key are NaN
         weights = p
         if HAS_DROPOUT:
             keep = _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
@@ -439,8 +450,8 @@ def window_attention_bwd_kv_kernel(
         for start in range(0, D, BLOCK_D):
             q_c = q
             if BLOCK_D < D:
-                q_c = _load_scaled(qkv_ptr, scale, token_m, real_m, 3 * width, start, OPERAND, D,
-                                 BLOCK_D)
+                q_c = _load_scaled(qkv_ptr, pad_ptr, scale, token_m, real_m, 3 * width, start,
+                                   HAS_PAD, OPERAND, D, BLOCK_D)
             dk = tl.dot(tl.trans(ds), q_c, input_precision=PRECISION)
             _store(dqkv_ptr + width, dk, token_n, real_n, 3 * width, start, D, BLOCK_D)
             if NEEDS_PAD:

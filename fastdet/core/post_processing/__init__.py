@@ -1,4 +1,4 @@
-"""From raw predictions to results: suppression, and merging of several views."""
+"""From scored boxes and masks to detections."""
 
 from .bbox_nms import fast_nms, multiclass_nms
 from .matrix_nms import mask_matrix_nms

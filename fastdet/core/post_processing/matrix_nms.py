@@ -1,4 +1,4 @@
-"""Suppression of masks by decaying their scores (SOLOv2, arXiv 2003.10152)."""
+"""Matrix NMS of masks (`SOLOv2 <https://arxiv.org/abs/2003.10152>`_)."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ def mask_matrix_nms(masks: Tensor, labels: Tensor, scores: Tensor, filter_thr: f
                     nms_pre: int = -1, max_num: int = -1, kernel: str = "gaussian",
                     sigma: float = 2.0, mask_area: Tensor | None = None
                     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Decay every score by the overlaps with better masks of the same class.
+    """Lower the score of each mask by how much better ones of its class cover it.
 
     Args:
-        masks: [N, H, W].
-        labels: [N].
-        scores: [N].
-        filter_thr: drop decayed scores below it, if positive.
-        nms_pre: masks that take part; all if not positive.
-        max_num: keep the best so many; all if not positive.
-        kernel: ``'gaussian'`` or ``'linear'``.
+        masks: binary ``(N, H, W)``.
+        labels: ``(N,)``, classes.
+        scores: ``(N,)``.
+        filter_thr: if positive, drop masks whose lowered scores are less.
+        nms_pre: if positive, only so many of the best masks take part.
+        max_num: if positive, keep at most so many.
+        kernel: ``'gaussian'``, exp(-sigma IoU^2), or ``'linear'``, 1 - IoU.
         sigma: of the gaussian.
-        mask_area: [N], in pixels; counted by default.
+        mask_area: ``(N,)``, if already known.
 
     Returns:
-        Scores, labels, masks and rows of those kept, by descending score.
+        Lowered scores ``(K,)`` in descending order, labels, masks, and their indices.
 
     Raises:
-        ValueError: there are not as many labels, masks and scores, or the kernel is unknown.
+        ValueError: lengths differ, or the kernel is neither of the two.
     """
-    if not len(labels) == len(masks) == len(scores):
-        raise ValueError(f"mask_matrix_nms: {len(masks)} masks, {len(labels)} labels and "
-                         f"{len(scores)} scores")
+    lengths = [len(one) for one in (masks, labels, scores, mask_area) if one is not None]
+    if len(set(lengths)) > 1:
+        raise ValueError("mask_matrix_nms: masks, labels, scores and mask_area must be of one "
+                         f"length, got {lengths}")
     if kernel not in ("gaussian", "linear"):
-        raise ValueError(f"mask_matrix_nms: kernel must be gaussian or linear, got {kernel!r}")
-    if len(labels) == 0:
-        return scores, labels, masks, labels.new_zeros(0)
-    area = masks.sum((1, 2)).float() if mask_area is None else mask_area
-    if len(area) != len(masks):
-        raise ValueError(f"mask_matrix_nms: {len(masks)} masks and {len(area)} areas")
-    scores, rows = scores.sort(descending=True)
+        raise ValueError(f"mask_matrix_nms: kernel must be 'gaussian' or 'linear', got {kernel!r}")
+    scores, index = scores.sort(descending=True)
     if nms_pre > 0:
-        scores, rows = scores[:nms_pre], rows[:nms_pre]
-    masks, labels, area = masks[rows], labels[rows], area[rows]
-    flat = masks.flatten(1).float()
-    both = flat @ flat.t()
-    better = (labels[:, None] == labels).triu(diagonal=1)  # row better than column, same class
-    overlap = (both / (area[None] + area[:, None] - both)) * better
-    most = overlap.amax(0)[:, None]  # how much each was itself overlapped
-    if kernel == "gaussian":
-        decay = torch.exp(-sigma * overlap ** 2) / torch.exp(-sigma * most ** 2)
-    else:
-        decay = (1 - overlap) / (1 - most)
-    scores = scores * decay.amin(0)
+        scores, index = scores[:nms_pre], index[:nms_pre]
+    if len(index):
+        flat = masks[index].flatten(1).float()
+        area = flat.sum(1) if mask_area is None else mask_area[index]
+        inter = flat @ flat.t()
+        label = labels[index]
+        iou = (inter / (area + area[:, None] - inter)).triu(diagonal=1)
+        iou = iou * (label == label[:, None])
+        # How much of a mask's own score is left excuses what it does to others.
+        own = iou.amax(dim=0)[:, None]
+        if kernel == "gaussian":
+            decay = torch.exp(-sigma * iou**2) / torch.exp(-sigma * own**2)
+        else:
+            decay = (1 - iou) / (1 - own)
+        scores = scores * decay.amin(dim=0)
     if filter_thr > 0:
-        keep = scores >= filter_thr
-        scores, labels, masks, rows = scores[keep], labels[keep], masks[keep], rows[keep]
+        stays = scores >= filter_thr
+        scores, index = scores[stays], index[stays]
     scores, order = scores.sort(descending=True)
+    index = index[order]
     if max_num > 0:
-        scores, order = scores[:max_num], order[:max_num]
-    return scores, labels[order], masks[order], rows[order]
+        scores, index = scores[:max_num], index[:max_num]
+    return scores, labels[index], masks[index], index

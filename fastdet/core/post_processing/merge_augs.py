@@ -1,113 +1,120 @@
-"""One result from several views of an image."""
+"""One result of several views of an image: test-time augmentation."""
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastdet.ops import nms
-
+from ...ops.nms import nms
 from ..bbox.transforms import bbox_mapping_back
 
 __all__ = ["merge_aug_bboxes", "merge_aug_masks", "merge_aug_proposals", "merge_aug_scores"]
 
-Meta = dict[str, Any]
+Meta = Mapping[str, Any]
+
+#: Axes of [..., h, w] that a flip reverses.
+_FLIPPED = {"horizontal": (-1,), "vertical": (-2,), "diagonal": (-2, -1)}
 
 
-def _mapped_back(boxes: Tensor, meta: Meta) -> Tensor:
+def _original(boxes: Tensor, meta: Meta) -> Tensor:
+    """Boxes of one view in the original image."""
     return bbox_mapping_back(boxes, meta["img_shape"], meta["scale_factor"], meta["flip"],
-                             meta.get("flip_direction") or "horizontal")
+                             meta["flip_direction"])
 
 
-def proposal_settings(cfg: Any) -> dict[str, Any]:
-    """Settings of proposals in today's spelling: ``nms`` and ``max_per_img``.
-
-    Raises:
-        ValueError: an old and a new key contradict each other.
-    """
-    cfg = dict(cfg)
-    nms_cfg = dict(cfg.get("nms") or {"type": "nms"})
-    for old, new, where in (("nms_thr", "iou_threshold", nms_cfg),
-                            ("max_num", "max_per_img", cfg)):
-        if old in cfg:
-            warnings.warn(f"{old!r} is deprecated, use {new!r}", stacklevel=3)
-            value = cfg.pop(old)
-            if where.setdefault(new, value) != value:
-                raise ValueError(f"{old}={value} and {new}={where[new]} contradict each other; "
-                                 f"give {new} alone")
-    cfg["nms"] = nms_cfg
+def proposal_settings(cfg: Any) -> Any:
+    """A copy of an RPN's test config whose keys of older versions have today's names."""
+    cfg = copy.deepcopy(cfg)
+    if "nms" not in cfg or "max_num" in cfg or "nms_thr" in cfg:
+        warnings.warn("In rpn_proposal or test_cfg, nms_thr has been moved to a dict named nms as "
+                      "iou_threshold, and max_num has been renamed max_per_img", stacklevel=3)
+    if "max_num" in cfg and cfg.setdefault("max_per_img", cfg["max_num"]) != cfg["max_num"]:
+        raise ValueError(f"max_num {cfg['max_num']} and max_per_img {cfg['max_per_img']} are two "
+                         "names of one setting, and differ")
+    if "nms_thr" in cfg:
+        known = cfg.setdefault("nms", {"type": "nms", "iou_threshold": cfg["nms_thr"]})
+        if known["iou_threshold"] != cfg["nms_thr"]:
+            raise ValueError(f"nms_thr {cfg['nms_thr']} and nms.iou_threshold "
+                             f"{known['iou_threshold']} are two names of one setting, and differ")
     return cfg
 
 
-def merge_aug_proposals(aug_proposals: Sequence[Tensor], img_metas: Sequence[Meta],
-                        cfg: Any) -> Tensor:
-    """Proposals of all views, suppressed together.
+def merge_aug_proposals(aug_proposals: Sequence[Tensor], img_metas: Sequence[Meta], cfg: Any
+                        ) -> Tensor:
+    """Proposals of all views of an image, suppressed together.
 
     Args:
-        aug_proposals: [n, 5] of each view.
-        img_metas: of each view.
-        cfg: ``nms`` and ``max_per_img``.
+        aug_proposals: of each view, ``(n, 5)`` boxes and scores.
+        img_metas: of each view, with ``img_shape``, ``scale_factor``, ``flip`` and
+            ``flip_direction``.
+        cfg: an RPN's test config: ``nms`` and ``max_per_img``.
 
     Returns:
-        [n, 5] in pixels of the original image, by descending score.
+        ``(K, 5)`` in the original image, by descending score.
+
+    Raises:
+        ValueError: a setting is given by its old and its new name, and they differ.
     """
     cfg = proposal_settings(cfg)
-    boxes = torch.cat([_mapped_back(p[:, :4], m) for p, m in zip(aug_proposals, img_metas)])
-    scores = torch.cat([p[:, -1] for p in aug_proposals])
-    merged, _ = nms(boxes, scores, cfg["nms"]["iou_threshold"])
-    return merged[merged[:, 4].sort(descending=True).indices[:cfg["max_per_img"]]]
+    views = torch.cat([torch.cat([_original(one[:, :4], meta), one[:, 4:]], 1)
+                       for one, meta in zip(aug_proposals, img_metas)])
+    merged, _ = nms(views[:, :4].contiguous(), views[:, -1].contiguous(),
+                    cfg["nms"]["iou_threshold"])
+    return merged[:cfg["max_per_img"]]
 
 
 def merge_aug_bboxes(aug_bboxes: Sequence[Tensor], aug_scores: Sequence[Tensor] | None,
-                     img_metas: Sequence[Sequence[Meta]],
-                     rcnn_test_cfg: Any) -> Tensor | tuple[Tensor, Tensor]:
-    """The mean of the same boxes over all views.
+                     img_metas: Sequence[Sequence[Meta]], rcnn_test_cfg: Any
+                     ) -> Tensor | tuple[Tensor, Tensor]:
+    """The mean of the boxes, and of the scores, of all views of an image.
 
     Args:
-        aug_bboxes: [n, 4 C] of each view.
-        aug_scores: [n, C] of each view, or ``None``.
-        img_metas: of each view, of its one image.
+        aug_bboxes: of each view, ``(n, 4 C)``.
+        aug_scores: of each view, ``(n, C)``, or ``None``.
+        img_metas: of each view a list of one; see :func:`merge_aug_proposals`.
         rcnn_test_cfg: not used.
 
     Returns:
-        Boxes in pixels of the original image, and the mean scores where there are any.
+        Boxes in the original image, and scores if there are any.
     """
-    boxes = torch.stack([_mapped_back(b, m[0]) for b, m in zip(aug_bboxes, img_metas)]).mean(0)
+    boxes = torch.stack([_original(one.view(-1, 4), meta[0]).view(one.shape)
+                         for one, meta in zip(aug_bboxes, img_metas)]).mean(0)
     return boxes if aug_scores is None else (boxes, torch.stack(list(aug_scores)).mean(0))
 
 
-def merge_aug_scores(aug_scores: Sequence[Any]) -> Any:
-    """The mean of scores, tensors or arrays, over all views."""
+def merge_aug_scores(aug_scores: Sequence[Tensor] | Sequence[np.ndarray]) -> Tensor | np.ndarray:
+    """The mean of the scores of all views, tensors or arrays."""
     if isinstance(aug_scores[0], Tensor):
-        return torch.stack(list(aug_scores)).mean(0)
-    return np.mean(aug_scores, axis=0)
+        return torch.stack([torch.as_tensor(one) for one in aug_scores]).mean(0)
+    return np.mean(np.stack([np.asarray(one) for one in aug_scores]), axis=0)
 
 
 def merge_aug_masks(aug_masks: Sequence[np.ndarray], img_metas: Sequence[Sequence[Meta]],
-                    rcnn_test_cfg: Any, weights: Any = None) -> np.ndarray:
-    """The (weighted) mean of masks over all views.
+                    rcnn_test_cfg: Any, weights: Sequence[float] | None = None) -> np.ndarray:
+    """The mean of the masks of all views, turned back.
 
     Args:
-        aug_masks: [n, C, h, w] of each view.
-        img_metas: of each view, of its one image.
+        aug_masks: of each view, ``(n, C, h, w)``.
+        img_metas: of each view a list of one, with ``flip`` and ``flip_direction``.
         rcnn_test_cfg: not used.
-        weights: of each view.
+        weights: of each view; equal if ``None``.
 
     Raises:
-        ValueError: a view was flipped in an unknown direction.
+        ValueError: an unknown direction of a flip.
     """
-    axes = {"horizontal": (3,), "vertical": (2,), "diagonal": (2, 3)}
-    upright = []
+    views = []
     for masks, (meta, *_) in zip(aug_masks, img_metas):
         if meta["flip"]:
-            direction = meta.get("flip_direction", "horizontal")
-            if direction not in axes:
-                raise ValueError(f"merge_aug_masks: unknown flip direction {direction!r}")
-            masks = np.flip(masks, axes[direction])
-        upright.append(masks)
-    return np.average(np.stack(upright), axis=0, weights=weights)
+            direction = meta["flip_direction"]
+            if direction not in _FLIPPED:
+                raise ValueError(f"merge_aug_masks: flip_direction must be one of "
+                                 f"{', '.join(_FLIPPED)}, got {direction!r}")
+            masks = np.flip(masks, _FLIPPED[direction])
+        views.append(masks)
+    return np.average(np.stack(views), axis=0, weights=weights)

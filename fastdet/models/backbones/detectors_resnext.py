@@ -10,7 +10,7 @@ from . import detectors_resnet, resnext
 __all__ = ["Bottleneck", "DetectoRS_ResNeXt"]
 
 
-class Bottleneck(detectors_resnet.Bottleneck, resnext.Bottleneck):
+class Bottleneck(resnext.Bottleneck, detectors_resnet.Bottleneck):
     """DetectoRS's bottleneck with the groups of ResNeXt's; it takes the arguments of both."""
 
 

@@ -1,8 +1,13 @@
 """Heads that predict at every place of the feature maps."""
 
+from .anchor_free_head import AnchorFreeHead
 from .anchor_head import AnchorHead
+from .atss_head import ATSSHead
 from .base_dense_head import BaseDenseHead
+from .fcos_head import FCOSHead
+from .gfl_head import GFLHead
 from .retina_head import RetinaHead
 from .rpn_head import RPNHead
 
-__all__ = ["AnchorHead", "BaseDenseHead", "RPNHead", "RetinaHead"]
+__all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "FCOSHead", "GFLHead",
+           "RPNHead", "RetinaHead"]

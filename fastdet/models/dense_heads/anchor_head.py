@@ -179,15 +179,22 @@ class AnchorHead(BaseDenseHead):
         return random_masks(gt_inds, self.sampler.num, self.sampler.pos_fraction,
                             self.sampler.neg_pos_ub)
 
-    def targets(self, anchors: Tensor, valid: Tensor, gts: GroundTruth) -> AnchorTargets:
+    def assigned(self, anchors: Tensor, per_level: Sequence[int], valid: Tensor,
+                 gts: GroundTruth) -> Tensor:
+        """The gt of each anchor, ``[B, N]``, as :attr:`AssignResult.gt_inds` has it."""
+        return self.assigner.assign_batch(anchors, gts, valid)[0]
+
+    def targets(self, anchors: Tensor, per_level: Sequence[int], valid: Tensor,
+                gts: GroundTruth) -> AnchorTargets:
         """What each anchor learns.
 
         Args:
             anchors: [N, 4], of all levels.
+            per_level: how many each level has.
             valid: [B, N].
             gts: of the batch.
         """
-        gt_inds, _ = self.assigner.assign_batch(anchors, gts, valid)
+        gt_inds = self.assigned(anchors, per_level, valid, gts)
         pos, neg = self.sampled(gt_inds)
         boxes, labels = gts.of(gt_inds)
         if not self.reg_decoded_bbox:
@@ -203,6 +210,18 @@ class AnchorHead(BaseDenseHead):
             torch.where(pos[..., None], boxes, 0.0),
             pos[..., None].to(boxes.dtype).expand_as(boxes),
             pos.sum(1).clamp(min=1).sum(), neg.sum(1).clamp(min=1).sum(), gt_inds)
+
+    def batch_targets(self, maps: Sequence[Tensor], gt_bboxes: list[Tensor],
+                      gt_labels: list[Tensor] | None, img_metas: list[Meta],
+                      gt_bboxes_ignore: list[Tensor] | None) -> tuple[list[Tensor], AnchorTargets]:
+        """Anchors [n, 4] of every level of ``maps``, and what those of all levels learn."""
+        sizes = [m.shape[-2:] for m in maps]
+        levels = self.prior_generator.grid_priors(sizes, device=maps[0].device)
+        anchors = torch.cat(levels)
+        return levels, self.targets(
+            anchors, [len(level) for level in levels],
+            self.valid_anchors(anchors, sizes, img_metas),
+            GroundTruth.pad(gt_bboxes, gt_labels, gt_bboxes_ignore))
 
     # --- losses -----------------------------------------------------------------------------
     def loss(self, cls_scores: list[Tensor], bbox_preds: list[Tensor],  # type: ignore[override]
@@ -221,14 +240,10 @@ class AnchorHead(BaseDenseHead):
         Returns:
             ``loss_cls`` and ``loss_bbox``, lists of scalars.
         """
-        sizes = [m.shape[-2:] for m in cls_scores]
-        levels = self.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
-        anchors = torch.cat(levels)
-        targets = self.targets(anchors, self.valid_anchors(anchors, sizes, img_metas),
-                               GroundTruth.pad(gt_bboxes, gt_labels, gt_bboxes_ignore))
+        levels, targets = self.batch_targets(cls_scores, gt_bboxes, gt_labels, img_metas,
+                                             gt_bboxes_ignore)
         total = targets.num_pos + targets.num_neg if self.sampling else targets.num_pos
-        per_level = [len(level) for level in levels]
-        parts = [part.split(per_level, dim=1) for part in targets[:4]]
+        parts = [part.split([len(level) for level in levels], dim=1) for part in targets[:4]]
         of_classes, of_boxes = multi_apply(self.loss_single, cls_scores, bbox_preds, levels,
                                            *parts, num_total_samples=total)
         return {"loss_cls": of_classes, "loss_bbox": of_boxes}

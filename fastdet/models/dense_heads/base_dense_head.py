@@ -78,6 +78,10 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         """Maps [B, A C, H, W] of all levels to [B, H W A, C]."""
         return [m.detach().permute(0, 2, 3, 1).reshape(m.size(0), -1, channels) for m in maps]
 
+    def decoded(self, priors: Tensor, pred: Tensor, level: int, max_shape: Any) -> Tensor:
+        """Boxes [B, K, 4] of priors [B, K, ...] and predictions [B, K, box_channels] of a level."""
+        return self.bbox_coder.decode(priors, pred, max_shape=max_shape)
+
     @torch.no_grad()
     def candidates(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any) -> Candidates:
         """The best pairs of prior and class of every level, decoded, in pixels of the input.
@@ -97,16 +101,15 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
             factors = [f[..., 0].sigmoid() for f in self.flat(outs[2], 1)]
         shapes = [meta["img_shape"] for meta in img_metas]
         levels = []
-        for logits, deltas, mine, factor in zip(
+        for i, (logits, deltas, mine, factor) in enumerate(zip(
                 self.flat(cls_scores, self.cls_out_channels),
-                self.flat(bbox_preds, self.box_channels), priors, factors):
+                self.flat(bbox_preds, self.box_channels), priors, factors)):
             if not self.use_sigmoid_cls:
                 logits = logits.softmax(-1)[..., :-1]
             scores, labels, rows, valid = top_pairs(
                 logits, cfg.get("nms_pre", -1), cfg.get("score_thr", 0.0), self.use_sigmoid_cls)
-            boxes = self.bbox_coder.decode(
-                mine[rows], deltas.gather(1, rows[..., None].expand(-1, -1, deltas.shape[2])),
-                max_shape=shapes)
+            deltas = deltas.gather(1, rows[..., None].expand(-1, -1, deltas.shape[2]))
+            boxes = self.decoded(mine[rows], deltas, i, shapes)
             if factor is not None:
                 scores = scores * factor.gather(1, rows)
             levels.append((boxes, scores, labels, valid))

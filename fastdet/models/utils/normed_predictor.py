@@ -45,8 +45,9 @@ class NormedLinear(_Normed, nn.Linear):
         **kwargs: further arguments of ``torch.nn.Linear``.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, tempearture: float = 20, power: float = 1.0,
+                 eps: float = 1e-6, **kwargs: Any) -> None:
+        super().__init__(*args, tempearture=tempearture, power=power, eps=eps, **kwargs)
         self.init_weights()
 
     def init_weights(self) -> None:

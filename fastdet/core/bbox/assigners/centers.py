@@ -11,8 +11,8 @@ __all__ = ["box_centers", "depth_in_boxes", "highest_overlap", "labels_of", "not
 
 
 def box_centers(boxes: Tensor) -> Tensor:
-    """Centres [N, 2] of boxes [N, 4]."""
-    return (boxes[:, :2] + boxes[:, 2:4]) / 2.0
+    """Centres [..., 2] of boxes [..., 4]."""
+    return (boxes[..., :2] + boxes[..., 2:4]) / 2.0
 
 
 def depth_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
@@ -20,12 +20,12 @@ def depth_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
 
     Args:
         points: [..., G, 2] or [..., 1, 2].
-        boxes: [G, 4].
+        boxes: [..., G, 4].
 
     Returns:
         [..., G].
     """
-    return torch.cat([points - boxes[:, :2], boxes[:, 2:4] - points], dim=-1).amin(-1)
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:4] - points], dim=-1).amin(-1)
 
 
 def labels_of(gt_inds: Tensor, gt_labels: Tensor | None) -> Tensor | None:
@@ -66,14 +66,14 @@ def highest_overlap(overlaps: Tensor, candidates: Tensor, chosen: Tensor,
     """Of the gts that chose a prior, the one of the highest overlap.
 
     Args:
-        overlaps: [N, G].
-        candidates: [K, G], the priors that each gt considers.
-        chosen: [K, G], which of them it takes.
+        overlaps: [..., N, G].
+        candidates: [..., K, G], the priors that each gt considers.
+        chosen: [..., K, G], which of them it takes.
         inf: a prior that no gt takes has the overlap ``-inf``.
 
     Returns:
-        The overlap and the gt of each prior, ``[N]``, and whether any took it.
+        The overlap and the gt of each prior, ``[..., N]``, and whether any took it.
     """
-    taken = torch.zeros_like(overlaps, dtype=torch.bool).scatter_(0, candidates, chosen)
-    best, gt = torch.where(taken, overlaps, -inf).max(dim=1)
-    return best, gt, taken.any(1)
+    taken = torch.zeros_like(overlaps, dtype=torch.bool).scatter_(-2, candidates, chosen)
+    best, gt = torch.where(taken, overlaps, -inf).max(dim=-1)
+    return best, gt, taken.any(-1)
