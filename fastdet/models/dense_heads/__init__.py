@@ -4,10 +4,11 @@ from .anchor_free_head import AnchorFreeHead
 from .anchor_head import AnchorHead
 from .atss_head import ATSSHead
 from .base_dense_head import BaseDenseHead
+from .centernet_head import CenterNetHead
 from .fcos_head import FCOSHead
 from .gfl_head import GFLHead
 from .retina_head import RetinaHead
 from .rpn_head import RPNHead
 
-__all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "FCOSHead", "GFLHead",
-           "RPNHead", "RetinaHead"]
+__all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "CenterNetHead",
+           "FCOSHead", "GFLHead", "RPNHead", "RetinaHead"]

@@ -3,6 +3,7 @@
 from .atss import ATSS
 from .base import BaseDetector
 from .cascade_rcnn import CascadeRCNN
+from .centernet import CenterNet
 from .fast_rcnn import FastRCNN
 from .faster_rcnn import FasterRCNN
 from .fcos import FCOS
@@ -13,5 +14,5 @@ from .rpn import RPN
 from .single_stage import SingleStageDetector
 from .two_stage import TwoStageDetector
 
-__all__ = ["ATSS", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "FastRCNN", "FasterRCNN",
-           "MaskRCNN", "RetinaNet", "SingleStageDetector", "TwoStageDetector"]
+__all__ = ["ATSS", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "CenterNet", "FastRCNN",
+           "FasterRCNN", "MaskRCNN", "RetinaNet", "SingleStageDetector", "TwoStageDetector"]
