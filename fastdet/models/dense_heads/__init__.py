@@ -9,6 +9,7 @@ from .fcos_head import FCOSHead
 from .gfl_head import GFLHead
 from .retina_head import RetinaHead
 from .rpn_head import RPNHead
+from .yolox_head import YOLOXHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "CenterNetHead",
-           "FCOSHead", "GFLHead", "RPNHead", "RetinaHead"]
+           "FCOSHead", "GFLHead", "RPNHead", "RetinaHead", "YOLOXHead"]

@@ -77,6 +77,11 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         """Proposals of each image for a second stage."""
         return self.get_bboxes(*outs, img_metas=img_metas, cfg=cfg)
 
+    def flattened(self, maps: Sequence[Tensor], channels: int) -> Tensor:
+        """Maps [B, A C, H, W] of all levels to a row of each image and prior, [B N, channels]."""
+        return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, channels) for m in maps],
+                         dim=1).flatten(0, 1)
+
     # --- detections -------------------------------------------------------------------------
     def flat(self, maps: Sequence[Tensor], channels: int) -> list[Tensor]:
         """Maps [B, A C, H, W] of all levels to [B, H W A, C]."""
@@ -137,7 +142,7 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         found = self.candidates(outs, img_metas, cfg)
         if rescale:
             found = self._rescaled(found, img_metas)
-        return suppress(found, cfg["nms"], cfg["max_per_img"])
+        return suppress(found, cfg["nms"], cfg.get("max_per_img", -1))
 
     def get_bboxes(self, *outs: Any, img_metas: list[Meta], cfg: Any = None,
                    rescale: bool = False, with_nms: bool = True) -> list[tuple[Tensor, ...]]:
@@ -171,7 +176,8 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         if boxes.numel() == 0:
             return torch.cat([boxes, scores[:, None]], dim=-1), labels
         found, keep = batched_nms(boxes, scores, labels, cfg["nms"])
-        return found[:cfg["max_per_img"]], labels[keep][:cfg["max_per_img"]]
+        most = cfg.get("max_per_img", -1)
+        return (found[:most], labels[keep][:most]) if most > 0 else (found, labels[keep])
 
     def simple_test(self, feats: Sequence[Tensor], img_metas: list[Meta],
                     rescale: bool = False) -> list[tuple[Tensor, ...]]:

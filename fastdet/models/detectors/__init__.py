@@ -13,6 +13,8 @@ from .retinanet import RetinaNet
 from .rpn import RPN
 from .single_stage import SingleStageDetector
 from .two_stage import TwoStageDetector
+from .yolox import YOLOX
 
-__all__ = ["ATSS", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "CenterNet", "FastRCNN",
-           "FasterRCNN", "MaskRCNN", "RetinaNet", "SingleStageDetector", "TwoStageDetector"]
+__all__ = ["ATSS", "FCOS", "GFL", "RPN", "YOLOX", "BaseDetector", "CascadeRCNN", "CenterNet",
+           "FastRCNN", "FasterRCNN", "MaskRCNN", "RetinaNet", "SingleStageDetector",
+           "TwoStageDetector"]

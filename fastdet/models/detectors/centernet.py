@@ -29,7 +29,7 @@ class CenterNet(SingleStageDetector):
         return (self.bbox_head.suppressed(found, labels, self.bbox_head.test_cfg) if with_nms
                 else (found, labels))
 
-    def aug_test(self, imgs: list[Tensor], img_metas: list[list[Meta]],
+    def aug_test(self, imgs: list[Tensor], img_metas: list[list[Meta]],  # type: ignore[override]
                  rescale: bool = True) -> list[Any]:
         """Results of one image from pairs of it and its mirror image, whose maps are averaged.
 
