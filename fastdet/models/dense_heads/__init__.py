@@ -9,7 +9,8 @@ from .fcos_head import FCOSHead
 from .gfl_head import GFLHead
 from .retina_head import RetinaHead
 from .rpn_head import RPNHead
+from .yolo_head import YOLOV3Head
 from .yolox_head import YOLOXHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "CenterNetHead",
-           "FCOSHead", "GFLHead", "RPNHead", "RetinaHead", "YOLOXHead"]
+           "FCOSHead", "GFLHead", "RPNHead", "RetinaHead", "YOLOV3Head", "YOLOXHead"]

@@ -13,8 +13,9 @@ from .retinanet import RetinaNet
 from .rpn import RPN
 from .single_stage import SingleStageDetector
 from .two_stage import TwoStageDetector
+from .yolo import YOLOV3
 from .yolox import YOLOX
 
-__all__ = ["ATSS", "FCOS", "GFL", "RPN", "YOLOX", "BaseDetector", "CascadeRCNN", "CenterNet",
-           "FastRCNN", "FasterRCNN", "MaskRCNN", "RetinaNet", "SingleStageDetector",
+__all__ = ["ATSS", "FCOS", "GFL", "RPN", "YOLOV3", "YOLOX", "BaseDetector", "CascadeRCNN",
+           "CenterNet", "FastRCNN", "FasterRCNN", "MaskRCNN", "RetinaNet", "SingleStageDetector",
            "TwoStageDetector"]

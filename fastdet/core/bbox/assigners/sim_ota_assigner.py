@@ -58,8 +58,9 @@ class SimOTAAssigner(BaseAssigner):
             pred_scores[None], priors, decoded_bboxes[None], gts, eps))
         return AssignResult(num_gt, gt_inds, overlaps, labels=labels_of(gt_inds, gt_labels))
 
-    def assign_batch(self, pred_scores: Tensor, priors: Tensor, decoded_bboxes: Tensor,
-                     gts: GroundTruth, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
+    def assign_batch(self, pred_scores: Tensor, priors: Tensor,  # type: ignore[override]
+                     decoded_bboxes: Tensor, gts: GroundTruth,
+                     eps: float = 1e-7) -> tuple[Tensor, Tensor]:
         """Assign the gts of a batch.
 
         Args:
