@@ -8,9 +8,13 @@ from .centernet_head import CenterNetHead
 from .fcos_head import FCOSHead
 from .gfl_head import GFLHead
 from .retina_head import RetinaHead
+from .retina_sepbn_head import RetinaSepBNHead
 from .rpn_head import RPNHead
+from .ssd_head import SSDHead
 from .yolo_head import YOLOV3Head
+from .yolof_head import YOLOFHead
 from .yolox_head import YOLOXHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "CenterNetHead",
-           "FCOSHead", "GFLHead", "RPNHead", "RetinaHead", "YOLOV3Head", "YOLOXHead"]
+           "FCOSHead", "GFLHead", "RPNHead", "RetinaHead", "RetinaSepBNHead", "SSDHead",
+           "YOLOFHead", "YOLOV3Head", "YOLOXHead"]

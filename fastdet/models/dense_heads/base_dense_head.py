@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,7 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
     """
 
     prior_generator: Any
+    num_base_priors: Any
     bbox_coder: Any
     cls_out_channels: int
     num_classes: int
@@ -42,6 +44,20 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
 
     def __init__(self, init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
+
+    @property
+    def anchor_generator(self) -> Any:
+        """The anchor generator; ``prior_generator`` is its name now."""
+        warnings.warn("anchor_generator is deprecated, use prior_generator", DeprecationWarning,
+                      stacklevel=2)
+        return self.prior_generator
+
+    @property
+    def num_anchors(self) -> Any:
+        """Anchors at a cell; ``num_base_priors`` is its name now."""
+        warnings.warn("num_anchors is deprecated, use num_base_priors", DeprecationWarning,
+                      stacklevel=2)
+        return self.num_base_priors
 
     @abstractmethod
     def loss(self, **kwargs: Any) -> Any:

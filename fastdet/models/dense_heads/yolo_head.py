@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,20 +98,6 @@ class YOLOV3Head(BaseDenseHead):
                              f"anchors must be of the same levels, got {levels}")
         self.fp16_enabled = False
         self._init_layers()
-
-    @property
-    def anchor_generator(self) -> Any:
-        """The anchor generator; ``prior_generator`` is its name now."""
-        warnings.warn("anchor_generator is deprecated, use prior_generator", DeprecationWarning,
-                      stacklevel=2)
-        return self.prior_generator
-
-    @property
-    def num_anchors(self) -> int:
-        """Anchors at a cell; ``num_base_priors`` is its name now."""
-        warnings.warn("num_anchors is deprecated, use num_base_priors", DeprecationWarning,
-                      stacklevel=2)
-        return self.num_base_priors
 
     @property
     def num_levels(self) -> int:

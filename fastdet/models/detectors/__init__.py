@@ -14,8 +14,9 @@ from .rpn import RPN
 from .single_stage import SingleStageDetector
 from .two_stage import TwoStageDetector
 from .yolo import YOLOV3
+from .yolof import YOLOF
 from .yolox import YOLOX
 
-__all__ = ["ATSS", "FCOS", "GFL", "RPN", "YOLOV3", "YOLOX", "BaseDetector", "CascadeRCNN",
+__all__ = ["ATSS", "FCOS", "GFL", "RPN", "YOLOF", "YOLOV3", "YOLOX", "BaseDetector", "CascadeRCNN",
            "CenterNet", "FastRCNN", "FasterRCNN", "MaskRCNN", "RetinaNet", "SingleStageDetector",
            "TwoStageDetector"]
