@@ -6,7 +6,11 @@ from .atss_head import ATSSHead
 from .base_dense_head import BaseDenseHead
 from .centernet_head import CenterNetHead
 from .fcos_head import FCOSHead
+from .free_anchor_retina_head import FreeAnchorRetinaHead
+from .fsaf_head import FSAFHead
 from .gfl_head import GFLHead
+from .pisa_retinanet_head import PISARetinaHead
+from .pisa_ssd_head import PISASSDHead
 from .retina_head import RetinaHead
 from .retina_sepbn_head import RetinaSepBNHead
 from .rpn_head import RPNHead
@@ -16,5 +20,6 @@ from .yolof_head import YOLOFHead
 from .yolox_head import YOLOXHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "CenterNetHead",
-           "FCOSHead", "GFLHead", "RPNHead", "RetinaHead", "RetinaSepBNHead", "SSDHead",
-           "YOLOFHead", "YOLOV3Head", "YOLOXHead"]
+           "FCOSHead", "FSAFHead", "FreeAnchorRetinaHead", "GFLHead", "PISARetinaHead",
+           "PISASSDHead", "RPNHead", "RetinaHead", "RetinaSepBNHead", "SSDHead", "YOLOFHead",
+           "YOLOV3Head", "YOLOXHead"]

@@ -7,6 +7,7 @@ from .centernet import CenterNet
 from .fast_rcnn import FastRCNN
 from .faster_rcnn import FasterRCNN
 from .fcos import FCOS
+from .fsaf import FSAF
 from .gfl import GFL
 from .mask_rcnn import MaskRCNN
 from .retinanet import RetinaNet
@@ -17,6 +18,6 @@ from .yolo import YOLOV3
 from .yolof import YOLOF
 from .yolox import YOLOX
 
-__all__ = ["ATSS", "FCOS", "GFL", "RPN", "YOLOF", "YOLOV3", "YOLOX", "BaseDetector", "CascadeRCNN",
-           "CenterNet", "FastRCNN", "FasterRCNN", "MaskRCNN", "RetinaNet", "SingleStageDetector",
-           "TwoStageDetector"]
+__all__ = ["ATSS", "FCOS", "FSAF", "GFL", "RPN", "YOLOF", "YOLOV3", "YOLOX", "BaseDetector",
+           "CascadeRCNN", "CenterNet", "FastRCNN", "FasterRCNN", "MaskRCNN", "RetinaNet",
+           "SingleStageDetector", "TwoStageDetector"]
