@@ -11,6 +11,7 @@ from .fovea_head import FoveaHead
 from .free_anchor_retina_head import FreeAnchorRetinaHead
 from .fsaf_head import FSAFHead
 from .gfl_head import GFLHead
+from .ld_head import LDHead
 from .nasfcos_head import NASFCOSHead
 from .pisa_retinanet_head import PISARetinaHead
 from .pisa_ssd_head import PISASSDHead
@@ -18,11 +19,12 @@ from .retina_head import RetinaHead
 from .retina_sepbn_head import RetinaSepBNHead
 from .rpn_head import RPNHead
 from .ssd_head import SSDHead
+from .tood_head import TOODHead
 from .yolo_head import YOLOV3Head
 from .yolof_head import YOLOFHead
 from .yolox_head import YOLOXHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "AutoAssignHead", "BaseDenseHead",
            "CenterNetHead", "FCOSHead", "FSAFHead", "FoveaHead", "FreeAnchorRetinaHead", "GFLHead",
-           "NASFCOSHead", "PISARetinaHead", "PISASSDHead", "RPNHead", "RetinaHead",
-           "RetinaSepBNHead", "SSDHead", "YOLOFHead", "YOLOV3Head", "YOLOXHead"]
+           "LDHead", "NASFCOSHead", "PISARetinaHead", "PISASSDHead", "RPNHead", "RetinaHead",
+           "RetinaSepBNHead", "SSDHead", "TOODHead", "YOLOFHead", "YOLOV3Head", "YOLOXHead"]

@@ -11,16 +11,19 @@ from .fcos import FCOS
 from .fovea import FOVEA
 from .fsaf import FSAF
 from .gfl import GFL
+from .kd_one_stage import KnowledgeDistillationSingleStageDetector
 from .mask_rcnn import MaskRCNN
 from .nasfcos import NASFCOS
 from .retinanet import RetinaNet
 from .rpn import RPN
 from .single_stage import SingleStageDetector
+from .tood import TOOD
 from .two_stage import TwoStageDetector
 from .yolo import YOLOV3
 from .yolof import YOLOF
 from .yolox import YOLOX
 
-__all__ = ["ATSS", "FCOS", "FOVEA", "FSAF", "GFL", "NASFCOS", "RPN", "YOLOF", "YOLOV3", "YOLOX",
-           "AutoAssign", "BaseDetector", "CascadeRCNN", "CenterNet", "FastRCNN", "FasterRCNN",
-           "MaskRCNN", "RetinaNet", "SingleStageDetector", "TwoStageDetector"]
+__all__ = ["ATSS", "FCOS", "FOVEA", "FSAF", "GFL", "NASFCOS", "RPN", "TOOD", "YOLOF", "YOLOV3",
+           "YOLOX", "AutoAssign", "BaseDetector", "CascadeRCNN", "CenterNet", "FastRCNN",
+           "FasterRCNN", "KnowledgeDistillationSingleStageDetector", "MaskRCNN", "RetinaNet",
+           "SingleStageDetector", "TwoStageDetector"]
