@@ -6,6 +6,7 @@ from .atss_head import ATSSHead
 from .autoassign_head import AutoAssignHead
 from .base_dense_head import BaseDenseHead
 from .centernet_head import CenterNetHead
+from .ddod_head import DDODHead
 from .fcos_head import FCOSHead
 from .fovea_head import FoveaHead
 from .free_anchor_retina_head import FreeAnchorRetinaHead
@@ -20,11 +21,13 @@ from .retina_sepbn_head import RetinaSepBNHead
 from .rpn_head import RPNHead
 from .ssd_head import SSDHead
 from .tood_head import TOODHead
+from .vfnet_head import VFNetHead
 from .yolo_head import YOLOV3Head
 from .yolof_head import YOLOFHead
 from .yolox_head import YOLOXHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "AutoAssignHead", "BaseDenseHead",
-           "CenterNetHead", "FCOSHead", "FSAFHead", "FoveaHead", "FreeAnchorRetinaHead", "GFLHead",
-           "LDHead", "NASFCOSHead", "PISARetinaHead", "PISASSDHead", "RPNHead", "RetinaHead",
-           "RetinaSepBNHead", "SSDHead", "TOODHead", "YOLOFHead", "YOLOV3Head", "YOLOXHead"]
+           "CenterNetHead", "DDODHead", "FCOSHead", "FSAFHead", "FoveaHead",
+           "FreeAnchorRetinaHead", "GFLHead", "LDHead", "NASFCOSHead", "PISARetinaHead",
+           "PISASSDHead", "RPNHead", "RetinaHead", "RetinaSepBNHead", "SSDHead", "TOODHead",
+           "VFNetHead", "YOLOFHead", "YOLOV3Head", "YOLOXHead"]

@@ -5,6 +5,7 @@ from .autoassign import AutoAssign
 from .base import BaseDetector
 from .cascade_rcnn import CascadeRCNN
 from .centernet import CenterNet
+from .ddod import DDOD
 from .fast_rcnn import FastRCNN
 from .faster_rcnn import FasterRCNN
 from .fcos import FCOS
@@ -19,11 +20,12 @@ from .rpn import RPN
 from .single_stage import SingleStageDetector
 from .tood import TOOD
 from .two_stage import TwoStageDetector
+from .vfnet import VFNet
 from .yolo import YOLOV3
 from .yolof import YOLOF
 from .yolox import YOLOX
 
-__all__ = ["ATSS", "FCOS", "FOVEA", "FSAF", "GFL", "NASFCOS", "RPN", "TOOD", "YOLOF", "YOLOV3",
-           "YOLOX", "AutoAssign", "BaseDetector", "CascadeRCNN", "CenterNet", "FastRCNN",
+__all__ = ["ATSS", "DDOD", "FCOS", "FOVEA", "FSAF", "GFL", "NASFCOS", "RPN", "TOOD", "YOLOF",
+           "YOLOV3", "YOLOX", "AutoAssign", "BaseDetector", "CascadeRCNN", "CenterNet", "FastRCNN",
            "FasterRCNN", "KnowledgeDistillationSingleStageDetector", "MaskRCNN", "RetinaNet",
-           "SingleStageDetector", "TwoStageDetector"]
+           "SingleStageDetector", "TwoStageDetector", "VFNet"]
