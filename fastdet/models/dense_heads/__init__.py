@@ -12,8 +12,10 @@ from .fovea_head import FoveaHead
 from .free_anchor_retina_head import FreeAnchorRetinaHead
 from .fsaf_head import FSAFHead
 from .gfl_head import GFLHead
+from .lad_head import LADHead
 from .ld_head import LDHead
 from .nasfcos_head import NASFCOSHead
+from .paa_head import PAAHead
 from .pisa_retinanet_head import PISARetinaHead
 from .pisa_ssd_head import PISASSDHead
 from .retina_head import RetinaHead
@@ -28,6 +30,6 @@ from .yolox_head import YOLOXHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "AutoAssignHead", "BaseDenseHead",
            "CenterNetHead", "DDODHead", "FCOSHead", "FSAFHead", "FoveaHead",
-           "FreeAnchorRetinaHead", "GFLHead", "LDHead", "NASFCOSHead", "PISARetinaHead",
-           "PISASSDHead", "RPNHead", "RetinaHead", "RetinaSepBNHead", "SSDHead", "TOODHead",
-           "VFNetHead", "YOLOFHead", "YOLOV3Head", "YOLOXHead"]
+           "FreeAnchorRetinaHead", "GFLHead", "LADHead", "LDHead", "NASFCOSHead", "PAAHead",
+           "PISARetinaHead", "PISASSDHead", "RPNHead", "RetinaHead", "RetinaSepBNHead", "SSDHead",
+           "TOODHead", "VFNetHead", "YOLOFHead", "YOLOV3Head", "YOLOXHead"]

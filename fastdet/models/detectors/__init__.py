@@ -13,8 +13,10 @@ from .fovea import FOVEA
 from .fsaf import FSAF
 from .gfl import GFL
 from .kd_one_stage import KnowledgeDistillationSingleStageDetector
+from .lad import LAD
 from .mask_rcnn import MaskRCNN
 from .nasfcos import NASFCOS
+from .paa import PAA
 from .retinanet import RetinaNet
 from .rpn import RPN
 from .single_stage import SingleStageDetector
@@ -25,7 +27,7 @@ from .yolo import YOLOV3
 from .yolof import YOLOF
 from .yolox import YOLOX
 
-__all__ = ["ATSS", "DDOD", "FCOS", "FOVEA", "FSAF", "GFL", "NASFCOS", "RPN", "TOOD", "YOLOF",
-           "YOLOV3", "YOLOX", "AutoAssign", "BaseDetector", "CascadeRCNN", "CenterNet", "FastRCNN",
-           "FasterRCNN", "KnowledgeDistillationSingleStageDetector", "MaskRCNN", "RetinaNet",
-           "SingleStageDetector", "TwoStageDetector", "VFNet"]
+__all__ = ["ATSS", "DDOD", "FCOS", "FOVEA", "FSAF", "GFL", "LAD", "NASFCOS", "PAA", "RPN", "TOOD",
+           "YOLOF", "YOLOV3", "YOLOX", "AutoAssign", "BaseDetector", "CascadeRCNN", "CenterNet",
+           "FastRCNN", "FasterRCNN", "KnowledgeDistillationSingleStageDetector", "MaskRCNN",
+           "RetinaNet", "SingleStageDetector", "TwoStageDetector", "VFNet"]
