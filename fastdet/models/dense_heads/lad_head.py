@@ -53,6 +53,6 @@ class LADHead(PAAHead):
                       gt_bboxes_ignore: list[Tensor] | None = None,
                       **kwargs: Any) -> dict[str, Tensor]:
         """Losses of feature maps."""
-        return self.loss(*self(x), gt_bboxes, gt_labels, img_metas,
-                         gt_bboxes_ignore=gt_bboxes_ignore,
-                         label_assignment_results=label_assignment_results)
+        cls_scores, bbox_preds, iou_preds = self(x)
+        return self.loss(cls_scores, bbox_preds, iou_preds, gt_bboxes, gt_labels, img_metas,
+                         gt_bboxes_ignore, label_assignment_results)

@@ -43,8 +43,8 @@ class LDHead(GFLHead):
                       **kwargs: Any) -> Any:
         """As :meth:`BaseDenseHead.forward_train`; ``out_teacher`` is what a GFLHead returned."""
         outs = self(x)
-        losses = self.loss(*outs, gt_bboxes, gt_labels, out_teacher[1], img_metas,
-                           gt_bboxes_ignore=gt_bboxes_ignore)
+        losses = self.loss(outs[0], outs[1], gt_bboxes, gt_labels, out_teacher[1], img_metas,
+                           gt_bboxes_ignore)
         if proposal_cfg is None:
             return losses
         return losses, self.proposals(outs, img_metas, proposal_cfg)

@@ -47,7 +47,7 @@ class TaskDecomposition(nn.Module):
         self.layer_attention = nn.Sequential(
             nn.Conv2d(self.in_channels, hidden, 1), nn.ReLU(inplace=True),
             nn.Conv2d(hidden, stacked_convs, 1), nn.Sigmoid())
-        self.reduction_conv = ConvModule(self.in_channels, feat_channels, 1, conv_cfg=conv_cfg,
+        self.reduction_conv: Any = ConvModule(self.in_channels, feat_channels, 1, conv_cfg=conv_cfg,
                                          norm_cfg=norm_cfg, bias=norm_cfg is None)
 
     def init_weights(self) -> None:
