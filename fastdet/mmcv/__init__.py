@@ -24,6 +24,10 @@ __all__ = [
     *visualization.__all__,
 ]
 
+# mmcv shows it there too; our cnn stands below ops and cannot.
+cnn.bricks.transformer.MultiScaleDeformableAttention = (  # type: ignore[attr-defined]
+    ops.MultiScaleDeformableAttention)
+
 
 def __getattr__(name: str) -> Any:
     return getattr(utils, name)

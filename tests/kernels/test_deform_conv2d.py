@@ -506,7 +506,7 @@ def test_kernel_compiles(kernel_device):
 def test_kernels_refuse_float64(kernel_device):
     case = Case(device=kernel_device)
     assert "not float64" in can_run_deform_conv2d(*case.tensors[:2], 4)
-    with pytest.raises(fastdet.BackendError, match=r"not torch\.float64"):
+    with pytest.raises(fastdet.BackendError, match="not float64"):
         case.call()
 
 
