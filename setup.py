@@ -16,7 +16,11 @@ VERSION = re.search(r'"(.+)"', (HERE / "fastdet" / "version.py").read_text()).gr
 
 CLI = ["matplotlib>=3.7", "pillow>=9.5", "rich>=13"]
 YAML = ["pyyaml>=6"]  # for configs in YAML
-TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI, *YAML]
+# What mmcv's names stand on, and what MMDetection 2.26.0 itself needs (it is installed by
+# pip install --no-deps mmdet==2.26.0).
+MMCV = ["opencv-python-headless>=4.8", "pillow>=9.5", "packaging>=23", "matplotlib>=3.7",
+        "pycocotools>=2.0.7", "scipy>=1.10", "terminaltables>=3.1", *YAML]
+TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI, *MMCV]
 BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
 
 LINKED = ("kernels", "benchmarks")
@@ -51,7 +55,8 @@ setup(
     packages=packages,
     cmdclass={"sdist": SourceArchive},
     package_dir={f"fastdet.{folder}": folder for folder in LINKED},
-    package_data={"fastdet": ["py.typed"], "fastdet.kernels": ["*/README.md"]},
+    package_data={"fastdet": ["py.typed"], "fastdet.compat": ["*.json"],
+                  "fastdet.kernels": ["*/README.md"]},
     install_requires=[
         "torch>=2.7",
         "numpy>=1.24",
@@ -59,6 +64,7 @@ setup(
     ],
     extras_require={
         "cli": CLI,
+        "mmcv": MMCV,
         "yaml": YAML,
         "test": TEST,
         "bench": BENCH,

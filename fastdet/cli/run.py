@@ -63,18 +63,19 @@ def run(args: argparse.Namespace) -> int:
     """Run the script; its own errors show as they would under python, and give 1."""
     if importlib.util.find_spec("cv2") is None:
         raise CliError("this command needs OpenCV; install it with pip install 'fastdet[mmcv]'")
-    import fastdet
-    from fastdet.compat.script import run_module, run_script
-
-    report = fastdet.install()
-    if args.report:
-        print(report, file=sys.stderr)
     file = args.target
     if args.as_module:
         sys.path[0] = os.getcwd()
         file = _origin(args.target)
     elif not os.path.isfile(file):
         raise CliError(f"there is no script {file}")
+    # Only now: what stands behind it takes seconds to import.
+    import fastdet
+    from fastdet.compat.script import run_module, run_script
+
+    report = fastdet.install()
+    if args.report:
+        print(report, file=sys.stderr)
     try:
         (run_module if args.as_module else run_script)(args.target, args.args)
     except Exception as e:

@@ -13,7 +13,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from .names import RENAMED, our_module
-from .origin import REPLACED, Source, is_original, known_fingerprints
+from .origin import REPLACED, Source, is_original, known_fingerprints, registers
 
 __all__ = ["Finder", "ours_for"]
 
@@ -63,9 +63,9 @@ class _Rewriter(ast.NodeTransformer):
     def _definition(self, node: Any) -> Any:
         if ours_for(self.module, node.name) is None:
             return node
-        registered = [_forced(d) for d in node.decorator_list if _registers(d)]
+        registered = [_forced(d) for d in node.decorator_list if registers(d)]
         if not is_original(self.source, self.module, node.name):
-            others = [d for d in node.decorator_list if not _registers(d)]
+            others = [d for d in node.decorator_list if not registers(d)]
             node.decorator_list = [*registered, *others]
             return node
         out: list[ast.stmt] = [ast.ImportFrom(our_module(self.module), [ast.alias(node.name)], 0)]
@@ -73,11 +73,6 @@ class _Rewriter(ast.NodeTransformer):
             call.keywords.append(ast.keyword("module", ast.Name(node.name, ast.Load())))
             out.append(ast.Expr(call))
         return [ast.fix_missing_locations(ast.copy_location(s, node)) for s in out]
-
-
-def _registers(decorator: ast.expr) -> bool:
-    return isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Attribute) \
-        and decorator.func.attr == "register_module"
 
 
 def _forced(decorator: Any) -> ast.Call:

@@ -3,7 +3,7 @@
 Many repositories carry a changed copy of MMDetection. A class of theirs counts as MMDetection's
 when its syntax tree, and those of everything in ``mmdet`` that it refers to, are: a backbone whose
 own lines are untouched is not MMDetection's if a layer that it builds was changed. Comments,
-docstrings and layout count for nothing.
+docstrings, layout and the registry that it is in count for nothing.
 
 ``mmdet-2.26.0.json`` holds what :func:`fingerprints` gives for MMDetection 2.26.0: facts about its
 files.
@@ -15,11 +15,13 @@ import ast
 import functools
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["REPLACED", "Source", "fingerprints", "is_original", "known_fingerprints"]
+__all__ = ["REPLACED", "Source", "fingerprints", "is_original", "known_fingerprints",
+           "registers"]
 
 #: What stands in for MMDetection's own where ours has the name: subpackages of ``mmdet``.
 REPLACED = ("core.anchor", "models.backbones", "models.necks", "models.utils")
@@ -36,6 +38,20 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     return body
 
 
+def registers(decorator: ast.expr) -> bool:
+    """Whether a decorator puts what it decorates into a registry: ``@X.register_module(...)``."""
+    return isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Attribute) \
+        and decorator.func.attr == "register_module"
+
+
+def _names(statement: ast.stmt) -> Iterator[str]:
+    """The names that a statement refers to; those of a registry apart."""
+    skipped = {id(n) for d in getattr(statement, "decorator_list", []) if registers(d)
+               for n in ast.walk(d)}
+    yield from (n.id for n in ast.walk(statement)
+                if isinstance(n, ast.Name) and id(n) not in skipped)
+
+
 def _canonical(node: Any) -> str:
     """A syntax tree as text that is the same under every version of Python."""
     if isinstance(node, ast.AST):
@@ -44,6 +60,8 @@ def _canonical(node: Any) -> str:
             if name == "body" and isinstance(
                     node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 value = _without_docstring(value)
+            if name == "decorator_list":
+                value = [d for d in value if not registers(d)]
             if name not in _SILENT and value not in (None, []):
                 parts.append(f"{name}={_canonical(value)}")
         return f"{type(node).__name__}({','.join(parts)})"
@@ -75,7 +93,10 @@ class _Module:
     def __init__(self, name: str, path: Path) -> None:
         self.package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         self.statements: dict[str, list[ast.stmt]] = {}
-        for statement in ast.parse(path.read_bytes()).body:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Python thinks of their escape sequences
+            tree = ast.parse(path.read_bytes())
+        for statement in tree.body:
             for bound in _bound(statement):
                 self.statements.setdefault(bound, []).append(statement)
 
@@ -151,8 +172,7 @@ class Source:
                     continue
                 texts.append(self._digest(module, name, statement))
                 if found is not None:
-                    waiting += [(module, n.id) for n in ast.walk(statement)
-                                if isinstance(n, ast.Name) and n.id in found.statements]
+                    waiting += [(module, n) for n in _names(statement) if n in found.statements]
             reached[key] = "|".join(texts)
         return reached
 

@@ -6,7 +6,7 @@ from fastdet.utils import config, registry
 from fastdet.utils.config import Config, ConfigDict, DictAction
 from fastdet.utils.registry import Registry, build_from_cfg
 
-from . import parrots_wrapper
+from . import ext_loader, parrots_wrapper
 from .device_type import (
     IS_IPU_AVAILABLE,
     IS_MLU_AVAILABLE,
@@ -91,7 +91,7 @@ from .version_utils import digit_version, get_git_hash
 __all__ = [
     "Config", "ConfigDict", "DictAction", "Registry", "build_from_cfg", "config", "registry",
     "IS_IPU_AVAILABLE", "IS_MLU_AVAILABLE", "IS_MPS_AVAILABLE", "IS_NPU_AVAILABLE",
-    "collect_env", "load_url", "get_logger", "print_log",
+    "collect_env", "ext_loader", "load_url", "get_logger", "print_log",
     "check_prerequisites", "concat_list", "deprecated_api_warning", "has_method",
     "import_modules_from_strings", "is_list_of", "is_method_overridden", "is_seq_of", "is_str",
     "is_tuple_of", "iter_cast", "list_cast", "requires_executable", "requires_package",

@@ -96,7 +96,7 @@ def is_tuple_of(seq: Any, expected_type: type | tuple[type, ...]) -> bool:
 
 
 def slice_list(in_list: list[Any], lens: int | list[int]) -> list[list[Any]]:
-    """Cut a list into parts of the given lengths; an int is the length of every part.
+    """Cut a list (or an array) into parts of these lengths; an int is the length of every part.
 
     Raises:
         ValueError: the lengths do not add up to the list's.
@@ -110,8 +110,8 @@ def slice_list(in_list: list[Any], lens: int | list[int]) -> list[list[Any]]:
     if sum(lens) != len(in_list):
         raise ValueError("sum of lens and list length does not match: "
                          f"{sum(lens)} != {len(in_list)}")
-    rest = iter(in_list)
-    return [list(itertools.islice(rest, n)) for n in lens]
+    ends = list(itertools.accumulate(lens))
+    return [in_list[end - n:end] for n, end in zip(lens, ends)]
 
 
 def concat_list(in_list: Iterable[Iterable[Any]]) -> list[Any]:
