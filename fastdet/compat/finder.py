@@ -108,7 +108,6 @@ class Finder(MetaPathFinder):
     def __init__(self) -> None:
         self._sources: dict[str, Source] = {}
         self._children: list[tuple[ModuleType, str]] = []
-        self._paths: list[ModuleType] = []
 
     def find_spec(self, fullname: str, path: Sequence[str] | None,
                   target: ModuleType | None = None) -> ModuleSpec | None:
@@ -179,15 +178,9 @@ class Finder(MetaPathFinder):
             if not hasattr(package, leaf):
                 setattr(package, leaf, child)
                 self._children.append((package, leaf))
-            if not hasattr(package, "__path__"):  # or nothing below it could be imported
-                package.__path__ = []
-                self._paths.append(package)
 
     def forget(self) -> None:
         """Undo what was done to our own modules."""
         for module, leaf in self._children:
             module.__dict__.pop(leaf, None)
-        for module in self._paths:
-            del module.__path__
         self._children.clear()
-        self._paths.clear()

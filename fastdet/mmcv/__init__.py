@@ -8,7 +8,7 @@ from typing import Any
 
 from fastdet import cnn, ops
 
-from . import arraymisc, fileio, image, parallel, runner, utils, video, visualization
+from . import arraymisc, engine, fileio, image, parallel, runner, utils, video, visualization
 from .arraymisc import *  # noqa: F403
 from .fileio import *  # noqa: F403
 from .image import *  # noqa: F403
@@ -18,11 +18,15 @@ from .video import *  # noqa: F403
 from .visualization import *  # noqa: F403
 
 __all__ = [
-    "__version__", "arraymisc", "cnn", "fileio", "image", "ops", "parallel",
+    "__version__", "arraymisc", "cnn", "engine", "fileio", "image", "ops", "parallel",
     "parse_version_info", "runner", "utils", "version_info", "video", "visualization",
     *arraymisc.__all__, *fileio.__all__, *image.__all__, *utils.__all__, *video.__all__,
     *visualization.__all__,
 ]
+
+# mmcv shows it there too; our cnn stands below ops and cannot.
+cnn.bricks.transformer.MultiScaleDeformableAttention = (  # type: ignore[attr-defined]
+    ops.MultiScaleDeformableAttention)
 
 
 def __getattr__(name: str) -> Any:

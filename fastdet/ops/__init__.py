@@ -19,6 +19,7 @@ from .focal_loss import (
     sigmoid_focal_loss,
     softmax_focal_loss,
 )
+from .info import get_compiler_version, get_compiling_cuda_version, get_onnxruntime_op_path
 from .masked_conv import MaskedConv2d, masked_conv2d
 from .merge_cells import BaseMergeCell, ConcatCell, GlobalPoolingCell, SumCell
 from .modulated_deform_conv import (
@@ -38,6 +39,7 @@ from .roi_pool import RoIPool, roi_pool
 from .saconv import SAConv2d
 
 __all__ = [
+    "get_compiler_version", "get_compiling_cuda_version", "get_onnxruntime_op_path",
     "CARAFE", "BaseMergeCell", "CARAFENaive", "CARAFEPack", "ConcatCell", "GlobalPoolingCell",
     "SumCell", "carafe", "carafe_naive",
     "DeformConv2d", "DeformConv2dPack", "ModulatedDeformConv2d", "ModulatedDeformConv2dPack",

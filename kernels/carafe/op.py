@@ -46,7 +46,8 @@ def _config(kind: str, channels: int, kernel_size: int, scale: int, dtype: torch
     else:
         block_m = next_power_of_2(16 * scale, 16) if scale != 3 else 32
         reach = (block_m - 1) // scale + 1 + (block_m % scale != 0) + kernel_size - 1
-    block_c = min(next_power_of_2(channels, 16), 64 if dtype == torch.float32 else 128)
+    most = 64 if kind == "x" or dtype == torch.float32 else 128
+    block_c = min(next_power_of_2(channels, 16), most)
     return _Config(block_m, next_power_of_2(reach, 16), block_c, 8, 2)
 
 

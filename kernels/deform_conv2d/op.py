@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
+from ..common import dtype_reason, next_power_of_2, partial_sums
 from ..dispatch import Reason, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import dot_precision, launch, num_sms
@@ -17,13 +18,11 @@ from .reference import output_size
 
 __all__ = ["can_run_deform_conv2d", "deform_conv2d"]
 
-_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 
 def can_run_deform_conv2d(x: Tensor, offset: Tensor, out_channels: int) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    if offset.dtype not in _KERNEL_DTYPES:
-        return f"its kernels take float32, float16 and bfloat16, not {offset.dtype}"
+    if reason := dtype_reason(offset):
+        return reason
     if max(x[:1].numel(), offset[:1].numel(), out_channels * offset[:1, 0].numel()) >= 2**31:
         return "its kernels find their way inside an image in 32 bits"
     return None
@@ -99,11 +98,6 @@ class _Config(NamedTuple):
     num_stages: int
 
 
-def _power(n: int, least: int = 16) -> int:
-    """The next power of two; 16 is the least that ``tl.dot`` takes."""
-    return max(least, 1 << (n - 1).bit_length())
-
-
 def _config(kind: str, run: int, og: int, dtype: torch.dtype) -> _Config:
     """Tile and launch options of one kernel; ``kind`` is its name.
 
@@ -112,11 +106,11 @@ def _config(kind: str, run: int, og: int, dtype: torch.dtype) -> _Config:
     need registers too. ``bwd_data`` waits for its atomics: two programs have to fit a
     multiprocessor. No figure of an H200 is behind these; they are what compiles without spills.
     """
-    c, o = _power(run), _power(og)
+    c, o = next_power_of_2(run, 16), next_power_of_2(og, 16)
     if kind.startswith("depthwise"):
         wide = kind == "depthwise_fwd" and dtype != torch.float32
         warps = 4 if kind == "depthwise_fwd" else 8
-        return _Config(32, 1, min(128 if wide else 64, _power(run, 1)), warps, 2)
+        return _Config(32, 1, min(128 if wide else 64, next_power_of_2(run)), warps, 2)
     if dtype == torch.float32:
         if kind == "fwd":
             return _Config(64, min(128, o), min(16 if o >= 128 else 32, c), 8, 2)
@@ -307,8 +301,7 @@ def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weig
     if shape.depthwise:
         config = _config("depthwise_bwd", shape.C // deform_groups, 1, dtype)
         tiles = shape.tiles(config)
-        partial = torch.empty((tiles, shape.taps, shape.C) if needs_weight else (0,),
-                              device=device, dtype=torch.float32)
+        partial = partial_sums((tiles, shape.taps, shape.C), device, needs_weight)
         run("depthwise_bwd", tiles * deform_groups * shape.taps, config, packed, grad, scale, dx,
             doffset, dmask, partial, NEEDS_WEIGHT=int(needs_weight), **needs)
     else:
@@ -322,7 +315,7 @@ def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weig
             blocks = (shape.taps * (shape.C // shape.run) * -(-shape.run // config.block_c)
                       * -(-shape.O // shape.groups // config.block_o))
             splits = max(1, min(shape.tiles(config), -(-2 * num_sms(device) // blocks)))
-            partial = torch.empty((splits, *packed.shape), device=device, dtype=torch.float32)
+            partial = partial_sums((splits, *packed.shape), device)
             run("bwd_weight", blocks * splits, config, grad, partial, extra=(splits,),
                 PRECISION=dot_precision(dtype), BLOCK_O=config.block_o)
     if needs_weight:

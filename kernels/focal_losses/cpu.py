@@ -50,11 +50,14 @@ def loss_and_slope(kind: str, x: Tensor, t: Tensor, first: float, second: float
     return focus * bce, dfocus * slope * bce + focus * (s - t)
 
 
-def _background(x: Tensor, gamma: float, factor: float) -> tuple[Tensor, Tensor]:
+def _background(x: Tensor, gamma: float, factor: float, with_slope: bool
+                ) -> tuple[Tensor, Tensor | None]:
     """Loss and derivative of ``sigmoid`` and ``quality`` where t is 0: factor s^gamma softplus."""
     s, softplus = x.sigmoid(), F.softplus(x, threshold=40)
     power = (s * s if gamma == 2 else s.pow(gamma)).mul_(factor)
-    slope = (1 - s).mul_(softplus).mul_(gamma).add_(s).mul_(power)
+    slope = None
+    if with_slope:
+        slope = (1 - s).mul_(softplus).mul_(gamma).add_(s).mul_(power)
     return power.mul_(softplus), slope
 
 
@@ -83,27 +86,25 @@ def focal_sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weigh
     for start in range(0, n, step):
         rows = slice(start, start + step)
         part = x[rows].to(work)
+        dx: Tensor | None
         if labels:
-            loss, dx = _background(part, first, factor)
+            loss, dx = _background(part, first, factor, slope is not None)
         else:
             loss, dx = loss_and_slope(kind, part, target[rows].to(work), first, second)
-        if weight is not None:
-            loss *= weight[rows]
-            dx *= weight[rows]
-        sums.append(loss.sum())
-        if slope is not None:
-            slope[rows] = dx
+        sums.append((loss if weight is None else loss.mul_(weight[rows])).sum())
+        if slope is not None and dx is not None:
+            slope[rows] = dx if weight is None else dx.mul_(weight[rows])
     if labels:
         row = ((target >= 0) & (target < c)).nonzero().view(-1)
         column = target[row]
         part = x[row, column].to(work)
         t = torch.ones_like(part) if values is None else values[row].to(work)
-        loss, dx = loss_and_slope(kind, part, t, first, second)
-        change = loss - _background(part, first, factor)[0]
+        loss, right = loss_and_slope(kind, part, t, first, second)
+        change = loss - _background(part, first, factor, False)[0]
         if weight is not None:
-            mine = weight[row, column] if weight.shape[1] == c else weight[row, 0]
-            change, dx = change * mine, dx * mine
+            mine = weight.expand(n, c)[row, column]
+            change, right = change * mine, right * mine
         sums.append(change.sum())
         if slope is not None:
-            slope[row, column] = dx.to(slope.dtype)
+            slope[row, column] = right.to(slope.dtype)
     return torch.stack(sums).sum() if sums else x.new_zeros((), dtype=work)

@@ -144,12 +144,16 @@ def _(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tenso
 
 def _sum_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(output[1])
-    ctx.dtype, ctx.with_slope = inputs[1].dtype, inputs[-1]
+    ctx.dtype = inputs[1].dtype
+    ctx.set_materialize_grads(False)
 
 
-def _sum_autograd(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _sum_autograd(ctx: Any, grad: Tensor | None, again: Tensor | None) -> tuple[Any, ...]:
+    if again is not None:
+        raise RuntimeError("the focal losses' sums have a first derivative only; for a second one "
+                           "take the losses of reduction='none' under the torch backend")
     (slope,) = ctx.saved_tensors
-    dx = (slope * grad.to(slope.dtype)).to(ctx.dtype) if ctx.with_slope else None
+    dx = None if grad is None else (slope * grad.to(slope.dtype)).to(ctx.dtype)
     return None, dx, None, None, None, None, None, None
 
 

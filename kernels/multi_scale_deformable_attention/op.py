@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
+from ..common import dtype_reason, next_power_of_2, optional_empty
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import launch
@@ -18,7 +19,6 @@ from .cpu import multi_scale_deformable_attention_cpu
 __all__ = ["can_run_multi_scale_deformable_attention", "multi_scale_deformable_attention"]
 
 NAME = "multi_scale_deformable_attention"
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 #: The points of a level are unrolled; more than this would only grow the code.
 MAX_POINTS = 16
@@ -27,9 +27,8 @@ MAX_POINTS = 16
 def can_run_multi_scale_deformable_attention(value: Tensor, sampling_locations: Tensor,
                                              attention_weights: Tensor) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    for tensor in (value, sampling_locations, attention_weights):
-        if tensor.dtype not in DTYPES:
-            return f"its kernels take float32, float16 and bfloat16, not {tensor.dtype}"
+    if reason := dtype_reason(value, sampling_locations, attention_weights):
+        return reason
     if not 1 <= value.shape[3] <= 256:
         return f"its kernels take heads of 1 to 256 channels, not {value.shape[3]}"
     if sampling_locations.shape[4] > MAX_POINTS:
@@ -52,7 +51,7 @@ def _config(kind: str, d: int, dtype: torch.dtype) -> _Config:
     A thread of the forward loads 16 bytes of a gathered row. One of the backward has the four
     channels that an atomic addition takes at once, so that nothing moves between threads.
     """
-    block_d = 1 << (d - 1).bit_length()
+    block_d = next_power_of_2(d)
     num_warps = 4
     each = 8 if kind == "fwd" and dtype != torch.float32 else 4
     return _Config(min(num_warps * 32 * each // block_d, 64), block_d, num_warps)
@@ -117,8 +116,7 @@ def _backward(grad: Tensor, value: Tensor, sizes: Tensor, starts: Tensor, places
     scale = _fixed_point(grad, weights) if fixed else grad
     dvalue = (torch.zeros_like(value, dtype=torch.int64 if fixed else torch.float32)
               if needs_value else value.new_empty(0))
-    dplaces = torch.empty_like(places) if needs_place else places.new_empty(0)
-    dweights = torch.empty_like(weights) if needs_place else weights.new_empty(0)
+    dplaces, dweights = (optional_empty(t, needs_place) for t in (places, weights))
     numbers, grid, options = _arguments("bwd", value, places, weights)
     launch(multi_scale_deformable_attention_bwd_kernel, grid, value, sizes.contiguous(),
            starts.contiguous(), places, weights, grad, scale, dvalue, dplaces, dweights, *numbers,

@@ -232,21 +232,28 @@ def _bins_that_meet(start, step, low, high, BINS: tl.constexpr):
 
 @triton.jit
 def _share(pixel, low, high, share, inside):
-    """What samples with these corners give to pixels."""
+    """What samples with these corners give to pixels, and which pixels they touch."""
     weight = tl.where(pixel == low, 1.0 - share, 0.0) + tl.where(pixel == high, share, 0.0)
-    return tl.where(inside, weight, 0.0)
+    touched = tl.where((pixel == low) | (pixel == high), 1, 0)
+    return tl.where(inside, weight, 0.0), tl.where(inside, touched, 0)
 
 
 @triton.jit
 def _weights(pixels, origin, step, grid, length, low, high):
-    """What the samples of one bin give, together, to pixels along one axis."""
+    """What the samples of one bin give, together, to pixels along one axis, and which they touch.
+
+    A NaN of the gradient is to reach the pixels that its bin touches, and no others.
+    """
     first, last = _window(origin, step, grid, low - 1.0, high + 1.0)
     total = tl.zeros_like(pixels).to(tl.float32)
+    touched = tl.zeros_like(pixels)
     for i in range(first, last):
         at = origin + tl.div_rn((tl.cast(i, tl.float32) + 0.5) * step, tl.maximum(grid, 1.0))
         a, b, share, inside = _corners(at, grid > 0.0, length)
-        total += _share(pixels, a, b, share, inside)
-    return total
+        weight, here = _share(pixels, a, b, share, inside)
+        total += weight
+        touched |= here
+    return total, touched
 
 
 @triton.jit(do_not_specialize=["H", "W", "first_group", "stride_c", "stride_y"])
@@ -318,9 +325,11 @@ def roi_align_bwd_kernel(
                 for p in range(first_y, last_y):
                     if MAXIMUM:
                         along_y = tl.zeros([TILE * TILE], dtype=tl.float32)
+                        rows_of = tl.zeros([TILE * TILE], dtype=tl.int32)
                     else:
                         origin_y = start_y + tl.cast(p, tl.float32) * step_y
-                        along_y = _weights(pixel_y, origin_y, step_y, grid_y, H, low_y, high_y)
+                        along_y, rows_of = _weights(pixel_y, origin_y, step_y, grid_y, H, low_y,
+                                                    high_y)
                         along_y = along_y / tl.maximum(grid_y * grid_x, 1.0)
                     for q in range(first_x, last_x):
                         at_bin = (n * (PH * PW) + p * PW + q) * C + offs_c
@@ -330,17 +339,20 @@ def roi_align_bwd_kernel(
                             x = tl.load(found_ptr + tl.cast(N, tl.int64) * (PH * PW) * C + at_bin,
                                         mask=mask_c, other=-2.0)
                             a, z, share, inside = _corners(y, mask_c, H)
-                            weight = _share(pixel_y[:, None], a[None, :], z[None, :],
-                                            share[None, :], inside[None, :])
+                            weight_y, on_y = _share(pixel_y[:, None], a[None, :], z[None, :],
+                                                    share[None, :], inside[None, :])
                             a, z, share, inside = _corners(x, mask_c, W)
-                            weight *= _share(pixel_x[:, None], a[None, :], z[None, :],
-                                             share[None, :], inside[None, :])
-                            acc += weight * g[None, :]
+                            weight_x, on_x = _share(pixel_x[:, None], a[None, :], z[None, :],
+                                                    share[None, :], inside[None, :])
+                            part = weight_y * weight_x * g[None, :]
+                            acc += tl.where((on_y & on_x) != 0, part, 0.0)
                         else:
                             origin_x = start_x + tl.cast(q, tl.float32) * step_x
-                            along_x = _weights(pixel_x, origin_x, step_x, grid_x, W, low_x,
-                                               high_x)
-                            acc += (along_y * along_x)[:, None] * g[None, :]
+                            along_x, columns_of = _weights(pixel_x, origin_x, step_x, grid_x, W,
+                                                           low_x, high_x)
+                            touched = (rows_of & columns_of) != 0
+                            part = (along_y * along_x)[:, None] * g[None, :]
+                            acc += tl.where(touched[:, None], part, 0.0)
     at = (b * stride_b + offs_c[None, :] * stride_c
           + (pixel_y.to(tl.int64) * stride_y + pixel_x.to(tl.int64) * stride_x)[:, None])
     mask = ((pixel_y < H) & (pixel_x < W))[:, None] & mask_c[None, :]

@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
+from ..common import dtype_reason, next_power_of_2, partial_sums
 from ..dispatch import Reason, use_triton
 from ..launch import capability, dot_precision, launch, num_sms
 from .cpu import spatial_reduction_attention_cpu
 
 __all__ = ["can_run_spatial_reduction_attention", "spatial_reduction_attention"]
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 
 def can_run_spatial_reduction_attention(q: Tensor, kv: Tensor, num_heads: int) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    if q.dtype not in DTYPES:
-        return f"its kernels take float32, float16 and bfloat16, not {q.dtype}"
+    if reason := dtype_reason(q):
+        return reason
     if not 8 <= q.shape[2] // num_heads <= 128:
         return f"its kernels take heads of 8 to 128 channels, not {q.shape[2] // num_heads}"
     return None
@@ -62,7 +61,7 @@ def _splits(n_q: int, tiles: int, block_m: int, device: torch.device) -> tuple[i
 
 def _common(q: Tensor, num_heads: int, dropout_p: float) -> dict[str, Any]:
     d = q.shape[2] // num_heads
-    return {"D": d, "BLOCK_D": max(16, 1 << (d - 1).bit_length()),
+    return {"D": d, "BLOCK_D": next_power_of_2(d, 16),
             "HAS_DROPOUT": int(dropout_p > 0), "PRECISION": dot_precision(q.dtype)}
 
 
@@ -131,8 +130,7 @@ def _backward(grad: Tensor, q: Tensor, kv: Tensor, seed: Tensor | None, out: Ten
     tiles = -(-n_k // config.block_n)
     splits, rows = _splits(n_q, tiles * heads, config.block_m, device)
     # One split writes the result itself; several leave partial sums that are added in order.
-    partial = dkv if splits == 1 else torch.empty(splits, *kv.shape, dtype=torch.float32,
-                                                  device=device)
+    partial = dkv if splits == 1 else partial_sums((splits, *kv.shape), device)
     launch(kernel.spatial_reduction_attention_bwd_dkv_kernel, (tiles, heads, splits),
            q, kv, grad, lse, delta, seed, partial, n_q, n_k, num_heads, rows, kv.numel(), scale,
            scale_log2, dropout_p, device=device, **options, BLOCK_M=config.block_m,

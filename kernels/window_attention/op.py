@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
+from ..common import dtype_reason, next_power_of_2, partial_sums
 from ..dispatch import Reason, use_triton
 from ..launch import capability, dot_precision, launch, num_sms
 from .cpu import window_attention_cpu
 
 __all__ = ["can_run_window_attention", "window_attention"]
-
-_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _check(qkv: Tensor, table: Tensor, hw: tuple[int, int], num_heads: int, window_size: int,
@@ -60,8 +59,8 @@ def _check(qkv: Tensor, table: Tensor, hw: tuple[int, int], num_heads: int, wind
 def can_run_window_attention(qkv: Tensor, window_size: int, num_heads: int,
                              relative_position_index: Tensor | None = None) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    if qkv.dtype not in _KERNEL_DTYPES:
-        return f"its kernels take float32, float16 and bfloat16, not {qkv.dtype}"
+    if reason := dtype_reason(qkv):
+        return reason
     d = qkv.shape[2] // (3 * num_heads)
     if not 16 <= d <= 128:
         return f"its kernels take heads of 16 to 128 channels, not {d}"
@@ -82,12 +81,7 @@ class _Config(NamedTuple):
 
     def chunks(self, d: int) -> int:
         """Chunks of ``d`` channels, rounded up to a power of two."""
-        return 1 << (-(-d // self.block_d) - 1).bit_length()
-
-
-def _power(n: int) -> int:
-    """The next power of two that ``tl.dot`` takes."""
-    return max(16, 1 << (n - 1).bit_length())
+        return next_power_of_2(-(-d // self.block_d))
 
 
 def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, int]) -> _Config:
@@ -99,10 +93,14 @@ def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, i
     (9, 0), tcgen05 (10, 0), mma.sync (other NVIDIA cards), mfma (0, 0), which gives a thread 512
     registers as long as there are no more than 4 warps.
     """
-    whole = _power(area)
+    whole = next_power_of_2(area, 16)
     full, wide = dtype == torch.float32, d > 32
     hip, sync = card == (0, 0), card[0] not in (0, 9, 10)
-    block_d = 16 if full and wide else 32 if whole > 64 and not full else min(_power(d), 32)
+    block_d = min(next_power_of_2(d, 16), 32)
+    if full and wide:
+        block_d = 16
+    elif whole > 64 and not full:
+        block_d = 32
     if whole <= 32:
         warps = whole // 8 if kind == "bwd" else whole // 16
         return _Config(whole, whole, block_d, warps, 1, 8)
@@ -213,12 +211,10 @@ def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed
                device=device)
 
     def partials(slots: int, rows: int) -> Tensor:
-        shape = (slots, heads, rows, _power(area)) if needs_table else (0,)
-        return torch.empty(shape, device=device, dtype=torch.float32)
+        return partial_sums((slots, heads, rows, next_power_of_2(area, 16)), device, needs_table)
 
     def pad_partials(programs: int) -> Tensor:
-        shape = (programs, 2, heads, d) if needs_pad else (0,)
-        return torch.empty(shape, device=device, dtype=torch.float32)
+        return partial_sums((programs, 2, heads, d), device, needs_pad)
 
     if area <= 64:
         config = _config("bwd", area, d, qkv.dtype, card)
@@ -245,8 +241,8 @@ def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed
                               memory_format=torch.contiguous_format)
     if needs_table:
         launch(kernel.window_attention_bwd_table_kernel, (dtable.numel(),), dbias, dtable, slots,
-               heads, WINDOW=window_size, ROWS=dbias.shape[2], BLOCK_S=16, BLOCK_N=_power(area),
-               num_warps=4, device=device)
+               heads, WINDOW=window_size, ROWS=dbias.shape[2], BLOCK_S=16,
+               BLOCK_N=dbias.shape[3], num_warps=4, device=device)
     dpad = qkv.new_zeros(0 if pad is None else qkv.shape[2])
     if needs_pad:
         dpad.view(3, heads, d)[1:] = dpads.sum(0)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdet
+from fastdet.kernels.common import DTYPES
 from fastdet.kernels.deform_conv2d import can_run_deform_conv2d, cpu, deform_conv2d, reference
 from fastdet.kernels.deform_conv2d import op as op_module
 from fastdet.testing import assert_accurate
@@ -335,7 +336,7 @@ def test_bad_input(change, text):
 def test_every_config_is_one_a_kernel_takes():
     kinds = ("fwd", "bwd_data", "bwd_weight", "depthwise_fwd", "depthwise_bwd")
     widths = (1, 3, 16, 48, 64, 200, 2048)
-    for kind, run, og, dtype in product(kinds, widths, widths, op_module._KERNEL_DTYPES):
+    for kind, run, og, dtype in product(kinds, widths, widths, DTYPES):
         config = op_module._config(kind, run, og, dtype)
         blocks = (config.block_p, config.block_c, *(() if "depth" in kind else (config.block_o,)))
         least = 1 if "depth" in kind else 16
@@ -366,7 +367,7 @@ CASES = {
 
 @pytest.mark.kernel
 @pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize("dtype", op_module._KERNEL_DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_kernels_are_accurate(kernel_device, name, dtype):
     case = Case(**CASES[name], dtype=dtype, device=kernel_device)
@@ -504,8 +505,8 @@ def test_kernel_compiles(kernel_device):
 @pytest.mark.kernel
 def test_kernels_refuse_float64(kernel_device):
     case = Case(device=kernel_device)
-    assert "not torch.float64" in can_run_deform_conv2d(*case.tensors[:2], 4)
-    with pytest.raises(fastdet.BackendError, match=r"not torch\.float64"):
+    assert "not float64" in can_run_deform_conv2d(*case.tensors[:2], 4)
+    with pytest.raises(fastdet.BackendError, match="not float64"):
         case.call()
 
 

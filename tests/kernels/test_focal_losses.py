@@ -156,6 +156,13 @@ def test_nothing_is_kept_where_no_gradient_is_asked():
         assert not sigmoid_focal_loss(x.requires_grad_(), labels).requires_grad
 
 
+def test_a_second_derivative_is_refused_rather_than_wrong():
+    x, labels = torch.randn(6, 4, requires_grad=True), torch.randint(5, (6,))
+    grad = torch.autograd.grad(sigmoid_focal_loss(x, labels), x, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="have a first derivative only"):
+        grad.sum().backward()
+
+
 def test_weights_have_gradients_too():
     x, labels = torch.randn(6, 4, dtype=torch.float64), torch.randint(5, (6,))
     weight = torch.rand(6, dtype=torch.float64, requires_grad=True)
@@ -253,11 +260,22 @@ def test_kernel_refuses_what_it_cannot(kernel_device):
 
 
 @pytest.mark.kernel
+def test_kernel_compiles_whole(kernel_device):
+    x = torch.randn(6, 4, device=kernel_device, requires_grad=True)
+    labels = torch.randint(5, (6,), device=kernel_device)
+    compiled = torch.compile(sigmoid_focal_loss, fullgraph=True, backend="aot_eager")
+    got, want = (f(x, labels, avg_factor=3.0) for f in (compiled, sigmoid_focal_loss))
+    torch.testing.assert_close(got, want)
+    for mine, its in zip(*(torch.autograd.grad(out, x) for out in (got, want))):
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.kernel
 def test_opcheck(kernel_device):
     x = torch.randn(3, 4, device=kernel_device, requires_grad=True)
     labels = torch.tensor([0, 4, 2], device=kernel_device)
     row = torch.rand(3, device=kernel_device)
     torch.library.opcheck(op._each, ("quality", x, labels, row, row, 2.0, 0.0))
     torch.library.opcheck(op._softmax, (x, labels.clamp(max=3), None, 2.0, 0.25))
-    # The derivative is kept by the operator itself: its second result has no gradient.
+    # Its second result, the derivative, has none of its own: without a gradient here.
     torch.library.opcheck(op._sum, ("sigmoid", x.detach(), labels, None, row, 2.0, 0.25, True))

@@ -168,7 +168,7 @@ def test_kernel_dropout(kernel_device):
 @pytest.mark.kernel
 def test_kernel_refuses_what_it_cannot(kernel_device):
     q, kv = inputs(1, 4, 3, 1, 16, torch.float64, kernel_device)
-    with pytest.raises(fastdet.BackendError, match=r"not torch\.float64"):
+    with pytest.raises(fastdet.BackendError, match="not float64"):
         spatial_reduction_attention(q, kv, 1)
 
 

@@ -1,7 +1,8 @@
-"""Running a model over a data set, as in ``mmcv.engine.test``."""
+"""A model over a data set, in one process or several, as in ``mmcv.engine.test``."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import shutil
@@ -21,102 +22,103 @@ __all__ = ["collect_results_cpu", "collect_results_gpu", "multi_gpu_test", "sing
 
 @torch.no_grad()
 def single_gpu_test(model: nn.Module, data_loader: Any) -> list[Any]:
-    """The model's results on a data set, in its order.
+    """The model's results, ``model(return_loss=False, **data)``, one for each sample.
 
     Args:
-        model: called as ``model(return_loss=False, **batch)``; gives a list with one result for
-            each sample.
-        data_loader: the batches; ``data_loader.dataset`` says how many samples there are.
+        model: returns a list of results for a batch.
+        data_loader: batches as dicts; its ``dataset`` has a length.
     """
     model.eval()
     results: list[Any] = []
     bar = ProgressBar(len(data_loader.dataset))
-    for batch in data_loader:
-        result = model(return_loss=False, **batch)
-        results.extend(result)
-        for _ in result:
-            bar.update()
+    for data in data_loader:
+        batch = model(return_loss=False, **data)
+        results.extend(batch)
+        bar.update(len(batch))
     return results
 
 
 @torch.no_grad()
 def multi_gpu_test(model: nn.Module, data_loader: Any, tmpdir: str | None = None,
                    gpu_collect: bool = False) -> list[Any] | None:
-    """The results of all processes on a data set that a ``DistributedSampler`` divides.
+    """:func:`single_gpu_test` of every process's part, put together in the data set's order.
 
     Args:
-        model, data_loader: see :func:`single_gpu_test`.
-        tmpdir: a folder that all processes share, see :func:`collect_results_cpu`.
-        gpu_collect: collect by the process group instead.
+        model, data_loader: of this process; its sampler deals samples out in turn.
+        tmpdir: a folder that all processes reach; one of rank 0 by default.
+        gpu_collect: send the results through ``torch.distributed`` instead.
 
     Returns:
         All results on rank 0, ``None`` elsewhere.
     """
     model.eval()
-    results: list[Any] = []
     rank, world_size = get_dist_info()
     size = len(data_loader.dataset)
+    results: list[Any] = []
     bar = ProgressBar(size) if rank == 0 else None
-    for batch in data_loader:
-        result = model(return_loss=False, **batch)
-        results.extend(result)
-        if bar is not None:
-            # The last batch may be filled up with samples that come twice.
-            for _ in range(min(len(result) * world_size, size - bar.completed)):
-                bar.update()
+    for data in data_loader:
+        batch = model(return_loss=False, **data)
+        results.extend(batch)
+        if bar is not None:  # the last batches of all processes may hold more than is left
+            bar.update(max(1, min(len(batch) * world_size, size - bar.completed)))
     if gpu_collect:
         return collect_results_gpu(results, size)
     return collect_results_cpu(results, size, tmpdir)
 
 
 def _in_order(parts: list[list[Any]], size: int) -> list[Any]:
-    """Results in the data set's order: sample ``i`` went to rank ``i % world_size``."""
-    longest = max(map(len, parts))
-    return [part[i] for i in range(longest) for part in parts if i < len(part)][:size]
+    """The first ``size`` results of parts whose samples were dealt out in turn."""
+    absent = object()
+    turns = itertools.zip_longest(*parts, fillvalue=absent)
+    return [r for r in itertools.chain.from_iterable(turns) if r is not absent][:size]
 
 
 def collect_results_cpu(result_part: list[Any], size: int,
                         tmpdir: str | None = None) -> list[Any] | None:
-    """Collect results through files.
+    """Put the parts of all processes together by files in a folder.
 
     Args:
-        result_part: this process's.
-        size: samples of the data set; what a sampler has added is cut off.
-        tmpdir: a folder that all processes share, which is removed; a new one below
-            ``.dist_test`` by default.
+        result_part: this process's results.
+        size: length of the data set; what a sampler added beyond it is dropped.
+        tmpdir: a folder that all processes reach, which is removed afterwards; one that rank 0
+            makes by default.
 
     Returns:
-        All results in the data set's order on rank 0, ``None`` elsewhere.
+        All results on rank 0, ``None`` elsewhere.
     """
     rank, world_size = get_dist_info()
+    if world_size == 1:
+        return result_part[:size]
     if tmpdir is None:
-        if rank == 0:
-            mkdir_or_exist(".dist_test")
-        names = [tempfile.mkdtemp(dir=".dist_test") if rank == 0 else None]
-        if world_size > 1:
-            dist.broadcast_object_list(names, src=0)
-        tmpdir = names[0]
-    assert tmpdir is not None
+        shared = [tempfile.mkdtemp() if rank == 0 else None]
+        dist.broadcast_object_list(shared)
+        tmpdir = str(shared[0])
     mkdir_or_exist(tmpdir)
     with open(os.path.join(tmpdir, f"part_{rank}.pkl"), "wb") as f:
-        pickle.dump(result_part, f, protocol=pickle.HIGHEST_PROTOCOL)
-    if world_size > 1:
-        dist.barrier()
+        pickle.dump(result_part, f)
+    dist.barrier()
     if rank != 0:
         return None
     parts = []
     for i in range(world_size):
         with open(os.path.join(tmpdir, f"part_{i}.pkl"), "rb") as f:
-            parts.append(pickle.load(f))
+            parts.append(pickle.load(f))  # written above, by this job
     shutil.rmtree(tmpdir)
     return _in_order(parts, size)
 
 
 def collect_results_gpu(result_part: list[Any], size: int) -> list[Any] | None:
-    """Collect results by the process group; see :func:`collect_results_cpu`."""
+    """Put the parts of all processes together through ``torch.distributed``.
+
+    Args:
+        result_part, size: see :func:`collect_results_cpu`.
+
+    Returns:
+        All results on rank 0, ``None`` elsewhere.
+    """
     rank, world_size = get_dist_info()
     if world_size == 1:
-        return _in_order([result_part], size)
+        return result_part[:size]
     parts: list[Any] = [None] * world_size
     dist.all_gather_object(parts, result_part)
     return _in_order(parts, size) if rank == 0 else None

@@ -71,7 +71,11 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         losses = self.loss(*args, gt_bboxes_ignore=gt_bboxes_ignore, **kwargs)
         if proposal_cfg is None:
             return losses
-        return losses, self.get_bboxes(*outs, img_metas=img_metas, cfg=proposal_cfg)
+        return losses, self.proposals(outs, img_metas, proposal_cfg)
+
+    def proposals(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any) -> Any:
+        """Proposals of each image for a second stage."""
+        return self.get_bboxes(*outs, img_metas=img_metas, cfg=cfg)
 
     # --- detections -------------------------------------------------------------------------
     def flat(self, maps: Sequence[Tensor], channels: int) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
+from fastdet.core.bbox import Proposals
 from fastdet.core.post_processing.merge_augs import merge_aug_proposals, proposal_settings
 
 from ..builder import HEADS
@@ -93,9 +94,13 @@ class RPNHead(AnchorHead):
         """Proposals and scores ``[n, 5]`` of each image, in pixels of the input."""
         if not with_nms:
             raise ValueError("RPNHead: proposals are always suppressed, got with_nms=False")
-        cfg = proposal_settings(self.test_cfg if cfg is None else cfg)
-        found = self.candidates(outs, img_metas, cfg)
-        return [boxes for boxes, _ in suppress(found, cfg["nms"], cfg["max_per_img"]).unpad()]
+        return list(self.proposals(outs, img_metas, self.test_cfg if cfg is None else cfg))
+
+    def proposals(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any) -> Proposals:
+        """Proposals and scores [B, K, 5], padded: without a host sync."""
+        cfg = proposal_settings(cfg)
+        found = suppress(self.candidates(outs, img_metas, cfg), cfg["nms"], cfg["max_per_img"])
+        return Proposals(found.boxes, found.counts)
 
     def simple_test_rpn(self, x: Sequence[Tensor], img_metas: list[Meta]) -> list[Tensor]:
         """Proposals of each image."""

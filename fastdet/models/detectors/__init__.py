@@ -2,12 +2,16 @@
 
 from .atss import ATSS
 from .base import BaseDetector
+from .cascade_rcnn import CascadeRCNN
+from .fast_rcnn import FastRCNN
+from .faster_rcnn import FasterRCNN
 from .fcos import FCOS
 from .gfl import GFL
+from .mask_rcnn import MaskRCNN
 from .retinanet import RetinaNet
 from .rpn import RPN
 from .single_stage import SingleStageDetector
 from .two_stage import TwoStageDetector
 
-__all__ = ["ATSS", "FCOS", "GFL", "RPN", "BaseDetector", "RetinaNet", "SingleStageDetector",
-           "TwoStageDetector"]
+__all__ = ["ATSS", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "FastRCNN", "FasterRCNN",
+           "MaskRCNN", "RetinaNet", "SingleStageDetector", "TwoStageDetector"]

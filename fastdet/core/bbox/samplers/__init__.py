@@ -9,9 +9,10 @@ from .mask_sampling_result import MaskSamplingResult
 from .ohem_sampler import OHEMSampler
 from .pseudo_sampler import PseudoSampler
 from .random_sampler import RandomSampler
+from .samples import Samples
 from .sampling_result import SamplingResult
 from .score_hlr_sampler import ScoreHLRSampler
 
 __all__ = ["BaseSampler", "CombinedSampler", "InstanceBalancedPosSampler",
            "IoUBalancedNegSampler", "MaskPseudoSampler", "MaskSamplingResult", "OHEMSampler",
-           "PseudoSampler", "RandomSampler", "SamplingResult", "ScoreHLRSampler"]
+           "PseudoSampler", "RandomSampler", "Samples", "SamplingResult", "ScoreHLRSampler"]

@@ -1,0 +1,98 @@
+"""What trains a head of regions: so many candidates of each image, padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ground_truth import GroundTruth
+from .random_mask import random_masks
+from .sampling_result import SamplingResult
+
+__all__ = ["Samples"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """S candidates of each of B images: positives first, then negatives, then nothing.
+
+    Attributes:
+        boxes: [B, S, 4].
+        valid: [B, S], which rows are candidates.
+        pos: [B, S], which are positive.
+        gt_boxes: [B, S, 4], the gt of a positive.
+        gt_labels: [B, S], its class.
+        gt_inds: [B, S], its row among the image's gts.
+        is_gt: [B, S], whether the candidate is a gt that was added.
+    """
+
+    boxes: Tensor
+    valid: Tensor
+    pos: Tensor
+    gt_boxes: Tensor
+    gt_labels: Tensor
+    gt_inds: Tensor
+    is_gt: Tensor
+
+    @property
+    def rois(self) -> Tensor:
+        """[B S, 5], the image's index and the corners, zeros where there is no candidate."""
+        b, s = self.valid.shape
+        image = torch.arange(b, device=self.boxes.device).to(self.boxes.dtype)
+        return torch.cat([image[:, None, None].expand(b, s, 1), self.boxes], dim=-1).flatten(0, 1)
+
+    @classmethod
+    def draw(cls, boxes: Tensor, valid: Tensor, gt_inds: Tensor, gts: GroundTruth, num: int,
+             pos_fraction: float, neg_pos_ub: float, num_added: int) -> Samples:
+        """Draw at random, as ``RandomSampler`` does, without a host sync.
+
+        Args:
+            boxes: [B, M, 4], candidates.
+            valid: [B, M].
+            gt_inds: [B, M], as :attr:`AssignResult.gt_inds` has them.
+            gts: of the batch.
+            num: S.
+            pos_fraction: at most this share of them are positives.
+            neg_pos_ub: at most so many negatives for each positive; -1 sets no bound.
+            num_added: how many of the first candidates are gts.
+        """
+        m = boxes.shape[1]
+        pos, neg = random_masks(torch.where(valid, gt_inds, -1), num, pos_fraction, neg_pos_ub)
+        place = torch.arange(m, device=boxes.device)
+        key = torch.where(pos, place, torch.where(neg, m + place, 2 * m + place))
+        rows = key.argsort(dim=1)[:, :num]
+        chosen = (pos | neg).gather(1, rows)
+        mine = gt_inds.gather(1, rows)
+        gt_boxes, labels = gts.of(mine)
+        return cls(
+            torch.where(chosen[..., None], boxes.gather(1, rows[..., None].expand(-1, -1, 4)), 0),
+            chosen, pos.gather(1, rows), gt_boxes, labels, (mine - 1).clamp(min=0),
+            chosen & (rows < num_added))
+
+    @classmethod
+    def pad(cls, results: Sequence[SamplingResult]) -> Samples:
+        """Pad what any sampler chose for each image."""
+        width = max(len(r.pos_inds) + len(r.neg_inds) for r in results)
+        like = results[0].pos_bboxes
+        b = len(results)
+        boxes, gt_boxes = (like.new_zeros((b, width, 4)) for _ in range(2))
+        valid, pos, is_gt = (like.new_zeros((b, width), dtype=torch.bool) for _ in range(3))
+        labels, gt_inds = (like.new_zeros((b, width), dtype=torch.long) for _ in range(2))
+        for i, r in enumerate(results):
+            p, n = len(r.pos_inds), len(r.pos_inds) + len(r.neg_inds)
+            boxes[i, :n] = r.bboxes[:, :4]
+            valid[i, :n], pos[i, :p] = True, True
+            is_gt[i, :p] = r.pos_is_gt.bool()
+            gt_boxes[i, :p] = r.pos_gt_bboxes
+            gt_inds[i, :p] = r.pos_assigned_gt_inds
+            if r.pos_gt_labels is not None:
+                labels[i, :p] = r.pos_gt_labels
+        return cls(boxes, valid, pos, gt_boxes, labels, gt_inds, is_gt)
+
+    def positives(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of each image the positives' boxes [p, 4], rows of gts and classes [p]; a host sync."""
+        return [(b[p], g[p], c[p]) for b, g, c, p in zip(
+            self.boxes, self.gt_inds, self.gt_labels, self.pos)]
