@@ -124,7 +124,7 @@ class BaseRoIHead(BaseModule, metaclass=ABCMeta):
             gt_bboxes_ignore: [g, 4] of each image.
         """
         if type(sampler) is not RandomSampler:
-            ignore = gt_bboxes_ignore or [None] * len(gt_bboxes)
+            ignore: Sequence[Tensor | None] = gt_bboxes_ignore or [None] * len(gt_bboxes)
             results = []
             for i, boxes in enumerate(proposal_list):
                 assigned = assigner.assign(boxes, gt_bboxes[i], ignore[i], gt_labels[i])

@@ -282,7 +282,8 @@ class CascadeRoIHead(BaseRoIHead):
                 roi[0], score[0], pred[0], metas[0]["img_shape"], metas[0]["scale_factor"],
                 rescale=False, cfg=None))
         cfg = self.test_cfg
-        boxes, scores = merge_aug_bboxes(*map(list, zip(*views)), img_metas, cfg)
+        boxes, scores = merge_aug_bboxes([v[0] for v in views], [v[1] for v in views], img_metas,
+                                         cfg)
         boxes, labels = multiclass_nms(boxes, scores, cfg["score_thr"], cfg["nms"],
                                        cfg["max_per_img"])
         results = bbox2result(boxes, labels, self.bbox_head[-1].num_classes)

@@ -243,7 +243,8 @@ class StandardRoIHead(BaseRoIHead):
             views.append(self.bbox_head.get_bboxes(
                 rois, outs["cls_score"], outs["bbox_pred"], meta["img_shape"],
                 meta["scale_factor"], rescale=False, cfg=None))
-        boxes, scores = merge_aug_bboxes(*map(list, zip(*views)), img_metas, rcnn_test_cfg)
+        boxes, scores = merge_aug_bboxes([v[0] for v in views], [v[1] for v in views], img_metas,
+                                         rcnn_test_cfg)
         if len(boxes) == 0:
             return self.no_boxes(boxes, rcnn_test_cfg, self.bbox_head)
         found = multiclass_nms(boxes, scores, rcnn_test_cfg["score_thr"], rcnn_test_cfg["nms"],

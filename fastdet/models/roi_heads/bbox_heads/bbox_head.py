@@ -49,6 +49,12 @@ class BBoxHead(BaseModule):
         ValueError: nothing is to be predicted.
     """
 
+    loss_cls: Any
+    loss_bbox: Any
+    bbox_coder: Any
+    fc_cls: Any
+    fc_reg: Any
+
     def __init__(self, with_avg_pool: bool = False, with_cls: bool = True, with_reg: bool = True,
                  roi_feat_size: Any = 7, in_channels: int = 256, num_classes: int = 80,
                  bbox_coder: dict[str, Any] = dict(
@@ -290,7 +296,8 @@ class BBoxHead(BaseModule):
             boxes = (boxes.view(len(boxes), -1, 4) / factor).view(len(boxes), -1)
         if cfg is None:
             return boxes, scores
-        found = multiclass_nms(boxes, scores, cfg["score_thr"], cfg["nms"], cfg["max_per_img"])
+        found = multiclass_nms(boxes, scores, cfg["score_thr"],  # type: ignore[arg-type]
+                               cfg["nms"], cfg["max_per_img"])
         return found[0], found[1]
 
     # --- cascades ---------------------------------------------------------------------------

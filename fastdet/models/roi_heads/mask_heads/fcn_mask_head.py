@@ -45,6 +45,10 @@ class FCNMaskHead(BaseModule):
         ValueError: ``upsample_cfg`` is unknown, or ``init_cfg`` is given.
     """
 
+    loss_mask: Any
+    upsample: Any
+    conv_logits: Any
+
     def __init__(self, num_convs: int = 4, roi_feat_size: Any = 14, in_channels: int = 256,
                  conv_kernel_size: int = 3, conv_out_channels: int = 256, num_classes: int = 80,
                  class_agnostic: bool = False,
@@ -136,11 +140,10 @@ class FCNMaskHead(BaseModule):
             rcnn_train_cfg: ``mask_size``.
         """
         if isinstance(sampling_results, Samples):
-            boxes, inds, _ = zip(*sampling_results.positives())
+            each = [(boxes, inds) for boxes, inds, _ in sampling_results.positives()]
         else:
-            boxes = [r.pos_bboxes for r in sampling_results]
-            inds = [r.pos_assigned_gt_inds for r in sampling_results]
-        return mask_target(boxes, inds, gt_masks, rcnn_train_cfg)
+            each = [(r.pos_bboxes, r.pos_assigned_gt_inds) for r in sampling_results]
+        return mask_target([e[0] for e in each], [e[1] for e in each], gt_masks, rcnn_train_cfg)
 
     @force_fp32(apply_to=("mask_pred",))
     def loss(self, mask_pred: Tensor, mask_targets: Tensor, labels: Tensor) -> dict[str, Tensor]:

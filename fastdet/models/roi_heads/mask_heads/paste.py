@@ -60,6 +60,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, img_h: int, img_w: int,
     for start in range(0, n, step):
         rows = slice(start, start + step)
         part, region = _paste(masks[rows], boxes[rows], img_h, img_w, device.type == "cpu")
-        out[(rows, *region)] = (part >= threshold if threshold >= 0 else
-                                (part * 255).to(torch.uint8))
+        where = (rows, *region)
+        out[where] = (part >= threshold if threshold >= 0 else
+                      (part * 255).to(torch.uint8))
     return out.cpu().numpy()
