@@ -4,11 +4,15 @@ from . import bbox_heads, mask_heads, roi_extractors, shared_heads
 from .base_roi_head import BaseRoIHead
 from .bbox_heads import *  # noqa: F403
 from .cascade_roi_head import CascadeRoIHead
+from .double_roi_head import DoubleHeadRoIHead
+from .dynamic_roi_head import DynamicRoIHead
 from .mask_heads import *  # noqa: F403
+from .pisa_roi_head import PISARoIHead
 from .roi_extractors import *  # noqa: F403
 from .shared_heads import *  # noqa: F403
 from .standard_roi_head import StandardRoIHead
 
-__all__ = ["BaseRoIHead", "CascadeRoIHead", "StandardRoIHead"]
+__all__ = ["BaseRoIHead", "CascadeRoIHead", "DoubleHeadRoIHead", "DynamicRoIHead", "PISARoIHead",
+           "StandardRoIHead"]
 __all__ += [*bbox_heads.__all__, *mask_heads.__all__, *roi_extractors.__all__]
 __all__ += shared_heads.__all__

@@ -168,7 +168,7 @@ class CascadeRoIHead(BaseRoIHead):
         b, s = samples.valid.shape
         shapes = [{"img_shape": meta["img_shape"]} for meta in img_metas]
         rois = found["rois"].view(b, s, 5)
-        pred, labels = found["bbox_pred"].view(b, s, -1), labels.view(b, s)
+        pred, labels = self.split(stage, found["bbox_pred"], [s] * b), labels.view(b, s)
         boxes = torch.stack([head.regress_by_class(rois[i, :, 1:], labels[i], pred[i], shapes[i])
                              for i in range(b)])
         keep = samples.valid & ~samples.is_gt

@@ -107,9 +107,9 @@ class StandardRoIHead(BaseRoIHead):
         rois = samples.rois
         found = self._bbox_forward(x, rois)
         targets = self.bbox_head.get_targets(samples, gt_bboxes, gt_labels, self.train_cfg)
-        found["loss_bbox"] = self.bbox_head.loss(found["cls_score"], found["bbox_pred"], rois,
-                                                 *targets, num_rois=samples.valid.sum())
-        return found
+        loss = self.bbox_head.loss(found["cls_score"], found["bbox_pred"], rois, *targets,
+                                   num_rois=samples.valid.sum())
+        return {**found, "loss_bbox": loss, "bbox_targets": targets}
 
     def _mask_forward(self, x: Sequence[Tensor], rois: Tensor | None = None,
                       pos_inds: Tensor | None = None,

@@ -140,10 +140,10 @@ class FCNMaskHead(BaseModule):
             rcnn_train_cfg: ``mask_size``.
         """
         if isinstance(sampling_results, Samples):
-            each = [(boxes, inds) for boxes, inds, _ in sampling_results.positives()]
-        else:
-            each = [(r.pos_bboxes, r.pos_assigned_gt_inds) for r in sampling_results]
-        return mask_target([e[0] for e in each], [e[1] for e in each], gt_masks, rcnn_train_cfg)
+            sampling_results = sampling_results.positives()
+        return mask_target([r.pos_bboxes for r in sampling_results],
+                           [r.pos_assigned_gt_inds for r in sampling_results], gt_masks,
+                           rcnn_train_cfg)
 
     @force_fp32(apply_to=("mask_pred",))
     def loss(self, mask_pred: Tensor, mask_targets: Tensor, labels: Tensor) -> dict[str, Tensor]:
