@@ -7,11 +7,15 @@ from .fast_rcnn import FastRCNN
 from .faster_rcnn import FasterRCNN
 from .fcos import FCOS
 from .gfl import GFL
+from .grid_rcnn import GridRCNN
 from .mask_rcnn import MaskRCNN
+from .mask_scoring_rcnn import MaskScoringRCNN
+from .point_rend import PointRend
 from .retinanet import RetinaNet
 from .rpn import RPN
 from .single_stage import SingleStageDetector
 from .two_stage import TwoStageDetector
 
 __all__ = ["ATSS", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "FastRCNN", "FasterRCNN",
-           "MaskRCNN", "RetinaNet", "SingleStageDetector", "TwoStageDetector"]
+           "GridRCNN", "MaskRCNN", "MaskScoringRCNN", "PointRend", "RetinaNet",
+           "SingleStageDetector", "TwoStageDetector"]

@@ -6,13 +6,16 @@ from .bbox_heads import *  # noqa: F403
 from .cascade_roi_head import CascadeRoIHead
 from .double_roi_head import DoubleHeadRoIHead
 from .dynamic_roi_head import DynamicRoIHead
+from .grid_roi_head import GridRoIHead
 from .mask_heads import *  # noqa: F403
+from .mask_scoring_roi_head import MaskScoringRoIHead
 from .pisa_roi_head import PISARoIHead
+from .point_rend_roi_head import PointRendRoIHead
 from .roi_extractors import *  # noqa: F403
 from .shared_heads import *  # noqa: F403
 from .standard_roi_head import StandardRoIHead
 
-__all__ = ["BaseRoIHead", "CascadeRoIHead", "DoubleHeadRoIHead", "DynamicRoIHead", "PISARoIHead",
-           "StandardRoIHead"]
+__all__ = ["BaseRoIHead", "CascadeRoIHead", "DoubleHeadRoIHead", "DynamicRoIHead", "GridRoIHead",
+           "MaskScoringRoIHead", "PISARoIHead", "PointRendRoIHead", "StandardRoIHead"]
 __all__ += [*bbox_heads.__all__, *mask_heads.__all__, *roi_extractors.__all__]
 __all__ += shared_heads.__all__
