@@ -8,6 +8,7 @@ from .faster_rcnn import FasterRCNN
 from .fcos import FCOS
 from .gfl import GFL
 from .grid_rcnn import GridRCNN
+from .htc import HybridTaskCascade
 from .mask_rcnn import MaskRCNN
 from .mask_scoring_rcnn import MaskScoringRCNN
 from .point_rend import PointRend
@@ -17,5 +18,5 @@ from .single_stage import SingleStageDetector
 from .two_stage import TwoStageDetector
 
 __all__ = ["ATSS", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "FastRCNN", "FasterRCNN",
-           "GridRCNN", "MaskRCNN", "MaskScoringRCNN", "PointRend", "RetinaNet",
+           "GridRCNN", "HybridTaskCascade", "MaskRCNN", "MaskScoringRCNN", "PointRend", "RetinaNet",
            "SingleStageDetector", "TwoStageDetector"]

@@ -7,6 +7,7 @@ from .cascade_roi_head import CascadeRoIHead
 from .double_roi_head import DoubleHeadRoIHead
 from .dynamic_roi_head import DynamicRoIHead
 from .grid_roi_head import GridRoIHead
+from .htc_roi_head import HybridTaskCascadeRoIHead
 from .mask_heads import *  # noqa: F403
 from .mask_scoring_roi_head import MaskScoringRoIHead
 from .pisa_roi_head import PISARoIHead
@@ -16,6 +17,7 @@ from .shared_heads import *  # noqa: F403
 from .standard_roi_head import StandardRoIHead
 
 __all__ = ["BaseRoIHead", "CascadeRoIHead", "DoubleHeadRoIHead", "DynamicRoIHead", "GridRoIHead",
-           "MaskScoringRoIHead", "PISARoIHead", "PointRendRoIHead", "StandardRoIHead"]
+           "HybridTaskCascadeRoIHead", "MaskScoringRoIHead", "PISARoIHead", "PointRendRoIHead",
+           "StandardRoIHead"]
 __all__ += [*bbox_heads.__all__, *mask_heads.__all__, *roi_extractors.__all__]
 __all__ += shared_heads.__all__

@@ -68,8 +68,7 @@ class CoarseMaskHead(FCNMaskHead):
     @auto_fp16()
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, C, h / factor, w / factor] of regions [n, in_channels, h, w]."""
-        for conv in self.convs:
-            x = conv(x)
+        x = self.features(x)
         if self.downsample_conv is not None:
             x = self.downsample_conv(x)
         x = x.flatten(1)

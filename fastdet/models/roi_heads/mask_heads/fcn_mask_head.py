@@ -123,8 +123,16 @@ class FCNMaskHead(BaseModule):
     @auto_fp16()
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, C, H, W] of regions [n, in_channels, h, w]."""
+        return self.logits(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The convolutions, [n, in_channels, h, w] to [n, conv_out_channels, h, w]."""
         for conv in self.convs:
             x = conv(x)
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What comes after the convolutions."""
         if self.upsample is not None:
             x = self.upsample(x)
             if self.upsample_method == "deconv":
