@@ -14,9 +14,10 @@ from .mask_scoring_rcnn import MaskScoringRCNN
 from .point_rend import PointRend
 from .retinanet import RetinaNet
 from .rpn import RPN
+from .scnet import SCNet
 from .single_stage import SingleStageDetector
 from .two_stage import TwoStageDetector
 
 __all__ = ["ATSS", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "FastRCNN", "FasterRCNN",
            "GridRCNN", "HybridTaskCascade", "MaskRCNN", "MaskScoringRCNN", "PointRend", "RetinaNet",
-           "SingleStageDetector", "TwoStageDetector"]
+           "SCNet", "SingleStageDetector", "TwoStageDetector"]

@@ -13,11 +13,12 @@ from .mask_scoring_roi_head import MaskScoringRoIHead
 from .pisa_roi_head import PISARoIHead
 from .point_rend_roi_head import PointRendRoIHead
 from .roi_extractors import *  # noqa: F403
+from .scnet_roi_head import SCNetRoIHead
 from .shared_heads import *  # noqa: F403
 from .standard_roi_head import StandardRoIHead
 
 __all__ = ["BaseRoIHead", "CascadeRoIHead", "DoubleHeadRoIHead", "DynamicRoIHead", "GridRoIHead",
            "HybridTaskCascadeRoIHead", "MaskScoringRoIHead", "PISARoIHead", "PointRendRoIHead",
-           "StandardRoIHead"]
+           "SCNetRoIHead", "StandardRoIHead"]
 __all__ += [*bbox_heads.__all__, *mask_heads.__all__, *roi_extractors.__all__]
 __all__ += shared_heads.__all__

@@ -103,6 +103,11 @@ class CascadeRoIHead(BaseRoIHead):
             self.bbox_assigner.append(build_assigner(cfg["assigner"]))
             self.bbox_sampler.append(build_sampler(cfg["sampler"], context=self))
 
+    @property
+    def last_mask_head(self) -> Any:
+        """The head that makes masks of the image of logits."""
+        return self.mask_head[-1] if isinstance(self.mask_head, nn.ModuleList) else self.mask_head
+
     #: Masks are trained on the regions that the stage's own boxes refined.
     interleaved = False
 
@@ -190,6 +195,19 @@ class CascadeRoIHead(BaseRoIHead):
         order = keep.logical_not().int().argsort(dim=1, stable=True)
         return Proposals(boxes.gather(1, order[..., None].expand(-1, -1, 4)), keep.sum(1))
 
+    def stage(self, stage: int, losses: dict[str, Any], x: Sequence[Tensor], proposal_list: Any,
+              gt_bboxes: list[Tensor], gt_labels: list[Tensor],
+              gt_bboxes_ignore: list[Tensor] | None,
+              context: dict[str, Any]) -> tuple[Samples, dict[str, Any]]:
+        """The regions that train a stage and its predictions; its boxes' ``losses`` are added."""
+        self.current_stage = stage
+        samples = self.samples(self.bbox_assigner[stage], self.bbox_sampler[stage], x,
+                               proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore)
+        found = self._bbox_forward_train(stage, x, samples, gt_bboxes, gt_labels,
+                                         self.train_cfg[stage], **context)
+        self.add_losses(losses, stage, found["loss_bbox"])
+        return samples, found
+
     def forward_train(self, x: Sequence[Tensor], img_metas: list[Meta],  # type: ignore[override]
                       proposal_list: Any, gt_bboxes: list[Tensor], gt_labels: list[Tensor],
                       gt_bboxes_ignore: list[Tensor] | None = None, gt_masks: Any = None,
@@ -206,17 +224,15 @@ class CascadeRoIHead(BaseRoIHead):
         losses: dict[str, Any] = {}
         gts = (gt_bboxes, gt_labels, gt_bboxes_ignore)
         for i in range(self.num_stages):
-            self.current_stage = i
-            cfg, assigner, sampler = self.train_cfg[i], self.bbox_assigner[i], self.bbox_sampler[i]
-            samples = self.samples(assigner, sampler, x, proposal_list, *gts)
-            found = self._bbox_forward_train(i, x, samples, gt_bboxes, gt_labels, cfg, **context)
-            self.add_losses(losses, i, found["loss_bbox"])
+            samples, found = self.stage(i, losses, x, proposal_list, *gts, context)
             if self.interleaved or i < self.num_stages - 1:
                 proposal_list = self.refined(i, found, samples, img_metas)
             if self.with_mask:
                 if self.interleaved:
-                    samples = self.samples(assigner, sampler, x, proposal_list, *gts)
-                masks = self._mask_forward_train(i, x, samples, gt_masks, cfg, **context)
+                    samples = self.samples(self.bbox_assigner[i], self.bbox_sampler[i], x,
+                                           proposal_list, *gts)
+                masks = self._mask_forward_train(i, x, samples, gt_masks, self.train_cfg[i],
+                                                 **context)
                 self.add_losses(losses, i, masks["loss_mask"])
         return losses
 
@@ -293,7 +309,7 @@ class CascadeRoIHead(BaseRoIHead):
                          det_bboxes: list[Tensor], det_labels: list[Tensor],
                          rescale: bool = False, **context: Any) -> list[Any]:
         """Of each image and class, masks in the image, means over the stages."""
-        head = self.mask_head[-1]
+        head = self.last_mask_head
         none: list[Any] = [[[] for _ in range(head.num_classes)] for _ in img_metas]
         if all(len(b) == 0 for b in det_bboxes):
             return none
@@ -328,7 +344,7 @@ class CascadeRoIHead(BaseRoIHead):
         results = bbox2result(boxes, labels, self.bbox_head[-1].num_classes)
         if not self.with_mask:
             return [results]
-        head = self.mask_head[-1]
+        head = self.last_mask_head
         if len(boxes) == 0:
             return [(results, [[] for _ in range(head.num_classes)])]
         masks, metas_of = [], []

@@ -15,6 +15,12 @@ from .cascade_roi_head import CascadeRoIHead
 __all__ = ["HybridTaskCascadeRoIHead"]
 
 
+def resized(feats: Tensor, like: Tensor) -> Tensor:
+    """Regions averaged to the size of other ones, if they differ."""
+    h, w = like.shape[-2:]
+    return feats if feats.shape[-2:] == (h, w) else adaptive_avg_pool2d(feats, (h, w))
+
+
 @HEADS.register_module()
 class HybridTaskCascadeRoIHead(CascadeRoIHead):
     """A cascade whose masks learn from refined boxes and earlier masks, and from pixels' classes.
@@ -64,10 +70,7 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
         """Pooled regions plus the semantic features there."""
         if semantic_feat is None or branch not in self.semantic_fusion:
             return feats
-        more = self.semantic_roi_extractor([semantic_feat], rois)
-        if more.shape[-2:] != feats.shape[-2:]:
-            more = adaptive_avg_pool2d(more, (feats.shape[-2], feats.shape[-1]))
-        return feats + more
+        return feats + resized(self.semantic_roi_extractor([semantic_feat], rois), feats)
 
     def _bbox_feats(self, stage: int, x: Sequence[Tensor], rois: Tensor,
                     semantic_feat: Tensor | None = None, **context: Any) -> Tensor:

@@ -134,7 +134,10 @@ class ConvFCBBoxHead(BBoxHead):
 
     def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Logits and deltas of regions [N, in_channels, h, w]."""
-        x = self._shared(x)
+        return self._predictions(self._shared(x))
+
+    def _predictions(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Logits and deltas of what comes after the shared layers."""
         classes = self._branch(x, self.cls_convs, self.cls_fcs)
         boxes = self._branch(x, self.reg_convs, self.reg_fcs)
         return (self.fc_cls(classes) if self.with_cls else None,

@@ -46,6 +46,7 @@ class FCNMaskHead(BaseModule):
     """
 
     loss_mask: Any
+    convs: Any
     upsample: Any
     conv_logits: Any
 
