@@ -3,15 +3,20 @@
 from .atss import ATSS
 from .base import BaseDetector
 from .cascade_rcnn import CascadeRCNN
+from .deformable_detr import DeformableDETR
+from .detr import DETR
 from .fast_rcnn import FastRCNN
 from .faster_rcnn import FasterRCNN
 from .fcos import FCOS
 from .gfl import GFL
 from .mask_rcnn import MaskRCNN
+from .queryinst import QueryInst
 from .retinanet import RetinaNet
 from .rpn import RPN
 from .single_stage import SingleStageDetector
+from .sparse_rcnn import SparseRCNN
 from .two_stage import TwoStageDetector
 
-__all__ = ["ATSS", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "FastRCNN", "FasterRCNN",
-           "MaskRCNN", "RetinaNet", "SingleStageDetector", "TwoStageDetector"]
+__all__ = ["ATSS", "DETR", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "DeformableDETR",
+           "FastRCNN", "FasterRCNN", "MaskRCNN", "QueryInst", "RetinaNet", "SingleStageDetector",
+           "SparseRCNN", "TwoStageDetector"]

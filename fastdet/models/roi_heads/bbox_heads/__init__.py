@@ -2,5 +2,6 @@
 
 from .bbox_head import BBoxHead
 from .convfc_bbox_head import ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
+from .dii_head import DIIHead
 
-__all__ = ["BBoxHead", "ConvFCBBoxHead", "Shared2FCBBoxHead", "Shared4Conv1FCBBoxHead"]
+__all__ = ["BBoxHead", "ConvFCBBoxHead", "DIIHead", "Shared2FCBBoxHead", "Shared4Conv1FCBBoxHead"]
