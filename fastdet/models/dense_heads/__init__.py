@@ -9,9 +9,11 @@ from .detr_head import DETRHead
 from .embedding_rpn_head import EmbeddingRPNHead
 from .fcos_head import FCOSHead
 from .gfl_head import GFLHead
+from .mask2former_head import Mask2FormerHead
+from .maskformer_head import MaskFormerHead
 from .retina_head import RetinaHead
 from .rpn_head import RPNHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "DETRHead",
-           "DeformableDETRHead", "EmbeddingRPNHead", "FCOSHead", "GFLHead", "RPNHead",
-           "RetinaHead"]
+           "DeformableDETRHead", "EmbeddingRPNHead", "FCOSHead", "GFLHead", "Mask2FormerHead",
+           "MaskFormerHead", "RPNHead", "RetinaHead"]

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdet.cnn import bias_init_with_prob, constant_init
-from fastdet.models.utils.transformer import inverse_sigmoid
 
 from ..builder import HEADS
+from ..utils.padding import padding_mask
+from ..utils.transformer import inverse_sigmoid
 from .base_dense_head import Meta
-from .detr_head import DETRHead, Predictions, padding_mask
+from .detr_head import DETRHead, Predictions
 
 __all__ = ["DeformableDETRHead"]
 
@@ -85,8 +85,7 @@ class DeformableDETRHead(DETRHead):
             with ``as_two_stage`` the proposals' ``[B, N, C]`` and ``[B, N, 4]``, else ``None``
             twice.
         """
-        padding = padding_mask(mlvl_feats[0], img_metas)
-        masks = [F.interpolate(padding[None], size=x.shape[-2:]).bool()[0] for x in mlvl_feats]
+        masks = [padding_mask(x, img_metas) for x in mlvl_feats]
         states, first, points, classes, boxes = self.transformer(
             mlvl_feats, masks, None if self.as_two_stage else self.query_embedding.weight,
             [self.positional_encoding(mask) for mask in masks],

@@ -6,40 +6,25 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdet.cnn import FFN, build_activation_layer, build_positional_encoding
 from fastdet.core.bbox import GroundTruth, bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh, build_assigner
 from fastdet.core.bbox.assigners.hungarian_assigner import least_cost_matchings
 from fastdet.core.utils import multi_apply, reduce_mean
-from fastdet.models.utils import build_transformer
 
 from ..builder import HEADS, build_loss
 from ..losses.utils import at_least_float32
+from ..utils import build_transformer
+from ..utils.padding import padding_mask
 from .base_dense_head import BaseDenseHead, Meta
 from .candidates import Detections
 
-__all__ = ["DETRHead", "padding_mask"]
+__all__ = ["DETRHead"]
 
 ASSIGNER = dict(type="HungarianAssigner", cls_cost=dict(type="ClassificationCost", weight=1.0),
                 reg_cost=dict(type="BBoxL1Cost", weight=5.0),
                 iou_cost=dict(type="IoUCost", iou_mode="giou", weight=2.0))
-
-
-def padding_mask(like: Tensor, img_metas: list[Meta]) -> Tensor:
-    """[B, H, W] of the type of ``like``: 1 where the padded input has no image.
-
-    Args:
-        like: a tensor of the device and type.
-        img_metas: ``batch_input_shape`` and ``img_shape`` are read.
-    """
-    height, width = img_metas[0]["batch_input_shape"]
-    mask = like.new_ones((len(img_metas), height, width))
-    for i, meta in enumerate(img_metas):
-        h, w = meta["img_shape"][:2]
-        mask[i, :h, :w] = 0
-    return mask
 
 
 class Predictions(NamedTuple):
@@ -206,7 +191,7 @@ class DETRHead(BaseDenseHead):
     def forward_single(self, x: Tensor, img_metas: list[Meta]) -> tuple[Tensor, Tensor]:
         """Logits and boxes of one map."""
         x = self.input_proj(x)
-        mask = F.interpolate(padding_mask(x, img_metas)[:, None], size=x.shape[-2:])[:, 0].bool()
+        mask = padding_mask(x, img_metas)
         states, _ = self.transformer(x, mask, self.query_embedding.weight,
                                      self.positional_encoding(mask))
         return (self.fc_cls(states),

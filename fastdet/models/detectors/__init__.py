@@ -9,7 +9,9 @@ from .fast_rcnn import FastRCNN
 from .faster_rcnn import FasterRCNN
 from .fcos import FCOS
 from .gfl import GFL
+from .mask2former import Mask2Former
 from .mask_rcnn import MaskRCNN
+from .maskformer import MaskFormer
 from .queryinst import QueryInst
 from .retinanet import RetinaNet
 from .rpn import RPN
@@ -18,5 +20,5 @@ from .sparse_rcnn import SparseRCNN
 from .two_stage import TwoStageDetector
 
 __all__ = ["ATSS", "DETR", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "DeformableDETR",
-           "FastRCNN", "FasterRCNN", "MaskRCNN", "QueryInst", "RetinaNet", "SingleStageDetector",
-           "SparseRCNN", "TwoStageDetector"]
+           "FastRCNN", "FasterRCNN", "Mask2Former", "MaskFormer", "MaskRCNN", "QueryInst",
+           "RetinaNet", "SingleStageDetector", "SparseRCNN", "TwoStageDetector"]

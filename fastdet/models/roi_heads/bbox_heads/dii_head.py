@@ -16,10 +16,10 @@ from fastdet.cnn import (
 )
 from fastdet.core.bbox.samplers.samples import Samples
 from fastdet.core.utils import reduce_mean
-from fastdet.models.utils import build_transformer
 
 from ...builder import HEADS, build_loss
 from ...losses.utils import at_least_float32
+from ...utils import build_transformer
 from .bbox_head import BBoxHead
 
 __all__ = ["DIIHead"]

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from fastdet.cnn import constant_init
 from fastdet.core.utils import reduce_mean
-from fastdet.models.utils import build_transformer
 
 from ...builder import HEADS
 from ...losses.utils import at_least_float32
+from ...utils import build_transformer
 from .fcn_mask_head import FCNMaskHead
 
 __all__ = ["DynamicMaskHead"]
