@@ -4,10 +4,16 @@ from .anchor_free_head import AnchorFreeHead
 from .anchor_head import AnchorHead
 from .atss_head import ATSSHead
 from .base_dense_head import BaseDenseHead
+from .deformable_detr_head import DeformableDETRHead
+from .detr_head import DETRHead
+from .embedding_rpn_head import EmbeddingRPNHead
 from .fcos_head import FCOSHead
 from .gfl_head import GFLHead
+from .mask2former_head import Mask2FormerHead
+from .maskformer_head import MaskFormerHead
 from .retina_head import RetinaHead
 from .rpn_head import RPNHead
 
-__all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "FCOSHead", "GFLHead",
-           "RPNHead", "RetinaHead"]
+__all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "DETRHead",
+           "DeformableDETRHead", "EmbeddingRPNHead", "FCOSHead", "GFLHead", "Mask2FormerHead",
+           "MaskFormerHead", "RPNHead", "RetinaHead"]

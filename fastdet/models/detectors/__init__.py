@@ -3,21 +3,28 @@
 from .atss import ATSS
 from .base import BaseDetector
 from .cascade_rcnn import CascadeRCNN
+from .deformable_detr import DeformableDETR
+from .detr import DETR
 from .fast_rcnn import FastRCNN
 from .faster_rcnn import FasterRCNN
 from .fcos import FCOS
 from .gfl import GFL
 from .grid_rcnn import GridRCNN
 from .htc import HybridTaskCascade
+from .mask2former import Mask2Former
 from .mask_rcnn import MaskRCNN
 from .mask_scoring_rcnn import MaskScoringRCNN
+from .maskformer import MaskFormer
 from .point_rend import PointRend
+from .queryinst import QueryInst
 from .retinanet import RetinaNet
 from .rpn import RPN
 from .scnet import SCNet
 from .single_stage import SingleStageDetector
+from .sparse_rcnn import SparseRCNN
 from .two_stage import TwoStageDetector
 
-__all__ = ["ATSS", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "FastRCNN", "FasterRCNN",
-           "GridRCNN", "HybridTaskCascade", "MaskRCNN", "MaskScoringRCNN", "PointRend", "RetinaNet",
-           "SCNet", "SingleStageDetector", "TwoStageDetector"]
+__all__ = ["ATSS", "DETR", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "DeformableDETR",
+           "FastRCNN", "FasterRCNN", "GridRCNN", "HybridTaskCascade", "Mask2Former", "MaskFormer",
+           "MaskRCNN", "MaskScoringRCNN", "PointRend", "QueryInst", "RetinaNet", "SCNet",
+           "SingleStageDetector", "SparseRCNN", "TwoStageDetector"]

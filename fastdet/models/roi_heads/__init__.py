@@ -15,10 +15,11 @@ from .point_rend_roi_head import PointRendRoIHead
 from .roi_extractors import *  # noqa: F403
 from .scnet_roi_head import SCNetRoIHead
 from .shared_heads import *  # noqa: F403
+from .sparse_roi_head import SparseRoIHead
 from .standard_roi_head import StandardRoIHead
 
 __all__ = ["BaseRoIHead", "CascadeRoIHead", "DoubleHeadRoIHead", "DynamicRoIHead", "GridRoIHead",
            "HybridTaskCascadeRoIHead", "MaskScoringRoIHead", "PISARoIHead", "PointRendRoIHead",
-           "SCNetRoIHead", "StandardRoIHead"]
+           "SCNetRoIHead", "SparseRoIHead", "StandardRoIHead"]
 __all__ += [*bbox_heads.__all__, *mask_heads.__all__, *roi_extractors.__all__]
 __all__ += shared_heads.__all__

@@ -1,0 +1,6 @@
+"""From things and stuff to one segmentation."""
+
+from .base_panoptic_fusion_head import BasePanopticFusionHead
+from .maskformer_fusion_head import MaskFormerFusionHead
+
+__all__ = ["BasePanopticFusionHead", "MaskFormerFusionHead"]
