@@ -15,6 +15,8 @@ from .mask2former import Mask2Former
 from .mask_rcnn import MaskRCNN
 from .mask_scoring_rcnn import MaskScoringRCNN
 from .maskformer import MaskFormer
+from .panoptic_fpn import PanopticFPN
+from .panoptic_two_stage_segmentor import TwoStagePanopticSegmentor
 from .point_rend import PointRend
 from .queryinst import QueryInst
 from .retinanet import RetinaNet
@@ -26,5 +28,6 @@ from .two_stage import TwoStageDetector
 
 __all__ = ["ATSS", "DETR", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "DeformableDETR",
            "FastRCNN", "FasterRCNN", "GridRCNN", "HybridTaskCascade", "Mask2Former", "MaskFormer",
-           "MaskRCNN", "MaskScoringRCNN", "PointRend", "QueryInst", "RetinaNet", "SCNet",
-           "SingleStageDetector", "SparseRCNN", "TwoStageDetector"]
+           "MaskRCNN", "MaskScoringRCNN", "PanopticFPN", "PointRend", "QueryInst", "RetinaNet",
+           "SCNet", "SingleStageDetector", "SparseRCNN", "TwoStageDetector",
+           "TwoStagePanopticSegmentor"]
