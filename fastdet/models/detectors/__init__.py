@@ -24,10 +24,11 @@ from .rpn import RPN
 from .scnet import SCNet
 from .single_stage import SingleStageDetector
 from .sparse_rcnn import SparseRCNN
+from .trident_faster_rcnn import TridentFasterRCNN
 from .two_stage import TwoStageDetector
 
 __all__ = ["ATSS", "DETR", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "DeformableDETR",
            "FastRCNN", "FasterRCNN", "GridRCNN", "HybridTaskCascade", "Mask2Former", "MaskFormer",
            "MaskRCNN", "MaskScoringRCNN", "PanopticFPN", "PointRend", "QueryInst", "RetinaNet",
-           "SCNet", "SingleStageDetector", "SparseRCNN", "TwoStageDetector",
-           "TwoStagePanopticSegmentor"]
+           "SCNet", "SingleStageDetector", "SparseRCNN", "TridentFasterRCNN",
+           "TwoStageDetector", "TwoStagePanopticSegmentor"]

@@ -17,9 +17,10 @@ from .scnet_roi_head import SCNetRoIHead
 from .shared_heads import *  # noqa: F403
 from .sparse_roi_head import SparseRoIHead
 from .standard_roi_head import StandardRoIHead
+from .trident_roi_head import TridentRoIHead
 
 __all__ = ["BaseRoIHead", "CascadeRoIHead", "DoubleHeadRoIHead", "DynamicRoIHead", "GridRoIHead",
            "HybridTaskCascadeRoIHead", "MaskScoringRoIHead", "PISARoIHead", "PointRendRoIHead",
-           "SCNetRoIHead", "SparseRoIHead", "StandardRoIHead"]
+           "SCNetRoIHead", "SparseRoIHead", "StandardRoIHead", "TridentRoIHead"]
 __all__ += [*bbox_heads.__all__, *mask_heads.__all__, *roi_extractors.__all__]
 __all__ += shared_heads.__all__
