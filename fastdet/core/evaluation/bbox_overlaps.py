@@ -12,7 +12,7 @@ def bbox_overlaps(bboxes1: np.ndarray, bboxes2: np.ndarray, mode: str = "iou",
     """Overlaps of every pair of boxes.
 
     Args:
-        bboxes1: [n, 4], corners.
+        bboxes1: [n, 4], corners; more columns are not looked at.
         bboxes2: [k, 4].
         mode: ``'iou'``, or ``'iof'``: over the area of the first box.
         eps: the least area that is divided by.
@@ -33,7 +33,7 @@ def bbox_overlaps(bboxes1: np.ndarray, bboxes2: np.ndarray, mode: str = "iou",
     area_a = (a[:, 2] - a[:, 0] + extra) * (a[:, 3] - a[:, 1] + extra)
     area_b = (b[:, 2] - b[:, 0] + extra) * (b[:, 3] - b[:, 1] + extra)
     low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    high = np.minimum(a[:, None, 2:4], b[None, :, 2:4])
     sides = np.maximum(high - low + extra, 0)
     overlap = sides[..., 0] * sides[..., 1]
     union = area_a[:, None] + (area_b - overlap if mode == "iou" else np.zeros_like(overlap))

@@ -298,4 +298,4 @@ def print_map_summary(mean_ap: Any, results: list[dict[str, Any]], dataset: Any 
             rows.append([name, np.atleast_1d(r["num_gts"])[i], r["num_dets"],
                          f"{recall[-1] if recall.size else 0:.3f}", f"{ap:.3f}"])
         rows.append(["mAP", "", "", "", f"{means[i]:.3f}"])
-        say("\n" + text_table(["class", "gts", "dets", "recall", "ap"], rows), logger)
+        say("\n" + text_table(["class", "gts", "dets", "recall", "ap"], rows, footer=True), logger)
