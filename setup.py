@@ -19,7 +19,7 @@ YAML = ["pyyaml>=6"]  # for configs in YAML
 # What mmcv's names stand on, and what MMDetection 2.26.0 itself needs (it is installed by
 # pip install --no-deps mmdet==2.26.0).
 MMCV = ["opencv-python-headless>=4.8", "pillow>=9.5", "packaging>=23", "matplotlib>=3.7",
-        "pycocotools>=2.0.7", "scipy>=1.10", "terminaltables>=3.1", *YAML]
+        "pycocotools>=2.0.7", "scikit-learn>=1.3", "scipy>=1.10", "terminaltables>=3.1", *YAML]
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI, *MMCV]
 BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
 

@@ -7,6 +7,9 @@ from .autoassign_head import AutoAssignHead
 from .base_dense_head import BaseDenseHead
 from .centernet_head import CenterNetHead
 from .ddod_head import DDODHead
+from .deformable_detr_head import DeformableDETRHead
+from .detr_head import DETRHead
+from .embedding_rpn_head import EmbeddingRPNHead
 from .fcos_head import FCOSHead
 from .fovea_head import FoveaHead
 from .free_anchor_retina_head import FreeAnchorRetinaHead
@@ -14,6 +17,8 @@ from .fsaf_head import FSAFHead
 from .gfl_head import GFLHead
 from .lad_head import LADHead
 from .ld_head import LDHead
+from .mask2former_head import Mask2FormerHead
+from .maskformer_head import MaskFormerHead
 from .nasfcos_head import NASFCOSHead
 from .paa_head import PAAHead
 from .pisa_retinanet_head import PISARetinaHead
@@ -29,7 +34,8 @@ from .yolof_head import YOLOFHead
 from .yolox_head import YOLOXHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "AutoAssignHead", "BaseDenseHead",
-           "CenterNetHead", "DDODHead", "FCOSHead", "FSAFHead", "FoveaHead",
-           "FreeAnchorRetinaHead", "GFLHead", "LADHead", "LDHead", "NASFCOSHead", "PAAHead",
+           "CenterNetHead", "DDODHead", "DETRHead", "DeformableDETRHead", "EmbeddingRPNHead",
+           "FCOSHead", "FSAFHead", "FoveaHead", "FreeAnchorRetinaHead", "GFLHead", "LADHead",
+           "LDHead", "Mask2FormerHead", "MaskFormerHead", "NASFCOSHead", "PAAHead",
            "PISARetinaHead", "PISASSDHead", "RPNHead", "RetinaHead", "RetinaSepBNHead", "SSDHead",
            "TOODHead", "VFNetHead", "YOLOFHead", "YOLOV3Head", "YOLOXHead"]

@@ -79,14 +79,14 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
             gt_labels: [G] of each image; ``None`` for one class.
             gt_bboxes_ignore: [g, 4] of each image.
             proposal_cfg: with it, proposals are returned, too.
-            kwargs: for :meth:`loss`.
+            kwargs: not used; what detectors pass to both of their stages.
 
         Returns:
             The losses, and with ``proposal_cfg`` the proposals of each image.
         """
         outs = self(x)
         args = (*outs, gt_bboxes, *([] if gt_labels is None else [gt_labels]), img_metas)
-        losses = self.loss(*args, gt_bboxes_ignore=gt_bboxes_ignore, **kwargs)
+        losses = self.loss(*args, gt_bboxes_ignore=gt_bboxes_ignore)
         if proposal_cfg is None:
             return losses
         return losses, self.proposals(outs, img_metas, proposal_cfg)
