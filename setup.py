@@ -56,6 +56,7 @@ setup(
     cmdclass={"sdist": SourceArchive},
     package_dir={f"fastdet.{folder}": folder for folder in LINKED},
     package_data={"fastdet": ["py.typed"], "fastdet.compat": ["*.json"],
+                  "fastdet.runner": ["*.json"],
                   "fastdet.kernels": ["*/README.md"]},
     install_requires=[
         "torch>=2.7",
