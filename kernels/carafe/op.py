@@ -129,9 +129,10 @@ def _backward(grad: Tensor, features: Tensor, masks: Tensor, lse: Tensor, kernel
     strides = _mask_strides(masks, s, normalize)
     config = _config(c // g, backward=True)
     runs = -(-h * w // config.block_p)
-    common: dict[str, Any] = {"device": features.device, "K": k, "S": s, "NORMALIZE": int(normalize),
-              "ALIGNED": int(_aligned(grad, s)), "EVEN_C": int(c // g % config.block_c == 0),
-              **options(config)}
+    common: dict[str, Any] = {
+        "device": features.device, "K": k, "S": s, "NORMALIZE": int(normalize),
+        "ALIGNED": int(_aligned(grad, s)), "EVEN_C": int(c // g % config.block_c == 0),
+        **options(config)}
     dx = optional_empty(features, needs_x)
     if needs_x:
         launch(carafe_bwd_x_kernel, (runs, -(-c // g // config.block_c), b * g), grad, masks, lse,
