@@ -4,6 +4,7 @@ from .anchor_free_head import AnchorFreeHead
 from .anchor_head import AnchorHead
 from .atss_head import ATSSHead
 from .base_dense_head import BaseDenseHead
+from .decoupled_solo_head import DecoupledSOLOHead, DecoupledSOLOLightHead
 from .deformable_detr_head import DeformableDETRHead
 from .detr_head import DETRHead
 from .embedding_rpn_head import EmbeddingRPNHead
@@ -13,7 +14,10 @@ from .mask2former_head import Mask2FormerHead
 from .maskformer_head import MaskFormerHead
 from .retina_head import RetinaHead
 from .rpn_head import RPNHead
+from .solo_head import SOLOHead
+from .solov2_head import SOLOV2Head
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "DETRHead",
-           "DeformableDETRHead", "EmbeddingRPNHead", "FCOSHead", "GFLHead", "Mask2FormerHead",
-           "MaskFormerHead", "RPNHead", "RetinaHead"]
+           "DecoupledSOLOHead", "DecoupledSOLOLightHead", "DeformableDETRHead", "EmbeddingRPNHead",
+           "FCOSHead", "GFLHead", "Mask2FormerHead", "MaskFormerHead", "RPNHead", "RetinaHead",
+           "SOLOHead", "SOLOV2Head"]

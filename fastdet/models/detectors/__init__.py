@@ -16,9 +16,13 @@ from .queryinst import QueryInst
 from .retinanet import RetinaNet
 from .rpn import RPN
 from .single_stage import SingleStageDetector
+from .single_stage_instance_seg import SingleStageInstanceSegmentor
+from .solo import SOLO
+from .solov2 import SOLOv2
 from .sparse_rcnn import SparseRCNN
 from .two_stage import TwoStageDetector
 
-__all__ = ["ATSS", "DETR", "FCOS", "GFL", "RPN", "BaseDetector", "CascadeRCNN", "DeformableDETR",
-           "FastRCNN", "FasterRCNN", "Mask2Former", "MaskFormer", "MaskRCNN", "QueryInst",
-           "RetinaNet", "SingleStageDetector", "SparseRCNN", "TwoStageDetector"]
+__all__ = ["ATSS", "DETR", "FCOS", "GFL", "RPN", "SOLO", "BaseDetector", "CascadeRCNN",
+           "DeformableDETR", "FastRCNN", "FasterRCNN", "Mask2Former", "MaskFormer", "MaskRCNN",
+           "QueryInst", "RetinaNet", "SOLOv2", "SingleStageDetector",
+           "SingleStageInstanceSegmentor", "SparseRCNN", "TwoStageDetector"]
