@@ -12,6 +12,7 @@ from .fcos_head import FCOSHead
 from .gfl_head import GFLHead
 from .mask2former_head import Mask2FormerHead
 from .maskformer_head import MaskFormerHead
+from .reppoints_head import RepPointsHead
 from .retina_head import RetinaHead
 from .rpn_head import RPNHead
 from .solo_head import SOLOHead
@@ -19,5 +20,5 @@ from .solov2_head import SOLOV2Head
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "DETRHead",
            "DecoupledSOLOHead", "DecoupledSOLOLightHead", "DeformableDETRHead", "EmbeddingRPNHead",
-           "FCOSHead", "GFLHead", "Mask2FormerHead", "MaskFormerHead", "RPNHead", "RetinaHead",
-           "SOLOHead", "SOLOV2Head"]
+           "FCOSHead", "GFLHead", "Mask2FormerHead", "MaskFormerHead", "RPNHead", "RepPointsHead",
+           "RetinaHead", "SOLOHead", "SOLOV2Head"]

@@ -13,6 +13,7 @@ from .mask2former import Mask2Former
 from .mask_rcnn import MaskRCNN
 from .maskformer import MaskFormer
 from .queryinst import QueryInst
+from .reppoints_detector import RepPointsDetector
 from .retinanet import RetinaNet
 from .rpn import RPN
 from .single_stage import SingleStageDetector
@@ -24,5 +25,5 @@ from .two_stage import TwoStageDetector
 
 __all__ = ["ATSS", "DETR", "FCOS", "GFL", "RPN", "SOLO", "BaseDetector", "CascadeRCNN",
            "DeformableDETR", "FastRCNN", "FasterRCNN", "Mask2Former", "MaskFormer", "MaskRCNN",
-           "QueryInst", "RetinaNet", "SOLOv2", "SingleStageDetector",
+           "QueryInst", "RepPointsDetector", "RetinaNet", "SOLOv2", "SingleStageDetector",
            "SingleStageInstanceSegmentor", "SparseRCNN", "TwoStageDetector"]
