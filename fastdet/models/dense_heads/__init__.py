@@ -17,8 +17,10 @@ from .retina_head import RetinaHead
 from .rpn_head import RPNHead
 from .solo_head import SOLOHead
 from .solov2_head import SOLOV2Head
+from .yolact_head import YOLACTHead, YOLACTProtonet, YOLACTSegmHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "DETRHead",
            "DecoupledSOLOHead", "DecoupledSOLOLightHead", "DeformableDETRHead", "EmbeddingRPNHead",
            "FCOSHead", "GFLHead", "Mask2FormerHead", "MaskFormerHead", "RPNHead", "RepPointsHead",
-           "RetinaHead", "SOLOHead", "SOLOV2Head"]
+           "RetinaHead", "SOLOHead", "SOLOV2Head", "YOLACTHead", "YOLACTProtonet",
+           "YOLACTSegmHead"]

@@ -22,8 +22,9 @@ from .solo import SOLO
 from .solov2 import SOLOv2
 from .sparse_rcnn import SparseRCNN
 from .two_stage import TwoStageDetector
+from .yolact import YOLACT
 
-__all__ = ["ATSS", "DETR", "FCOS", "GFL", "RPN", "SOLO", "BaseDetector", "CascadeRCNN",
+__all__ = ["ATSS", "DETR", "FCOS", "GFL", "RPN", "SOLO", "YOLACT", "BaseDetector", "CascadeRCNN",
            "DeformableDETR", "FastRCNN", "FasterRCNN", "Mask2Former", "MaskFormer", "MaskRCNN",
            "QueryInst", "RepPointsDetector", "RetinaNet", "SOLOv2", "SingleStageDetector",
            "SingleStageInstanceSegmentor", "SparseRCNN", "TwoStageDetector"]
