@@ -238,7 +238,7 @@ def _tested(case: Case, test: Case, model: nn.Module, dtype: torch.dtype,
 
 
 def _run_detector(case: Case, stages: Sequence[str], device: torch.device | str) -> Case:
-    own = case.get("dtype", "float64")
+    own: str = case.get("dtype", "float64")
     dtype: torch.dtype = getattr(torch, own)
     model = build(case, dtype, device)
     got: Case = {"state": [[k, list(v.shape)] for k, v in model.state_dict().items()]}
@@ -249,7 +249,7 @@ def _run_detector(case: Case, stages: Sequence[str], device: torch.device | str)
         with settled():
             got.update(_trained(case, quiet(model), dtype, device))
     if "test" in stages and case["test"]:
-        dtype = getattr(torch, case.get("test_dtype", own))
+        dtype = getattr(torch, str(case.get("test_dtype", own)))
         model.eval().to(dtype)
         got["results"] = {}
         for name, test in case["test"].items():

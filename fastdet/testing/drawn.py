@@ -136,8 +136,8 @@ def batch(spec: Spec, dtype: torch.dtype = torch.float32,
         gts["gt_masks"] = []
     kind = torch.float64 if spec.get("gt_dtype") == "float64" else torch.float32
     for i, image in enumerate(images):
-        num, inner = image["gts"], image["img_shape"][:2]
-        mine = boxes(f"gt{i}", num, *inner, image.get("small", 10.0), image.get("large", 0.7))
+        num, (h, w) = image["gts"], image["img_shape"][:2]
+        mine = boxes(f"gt{i}", num, h, w, image.get("small", 10.0), image.get("large", 0.7))
         labels = draw(f"label{i}", (max(num, 1),), "uniform")[:num] * spec["num_classes"]
         gts["gt_bboxes"].append(mine.to(device, kind))
         gts["gt_labels"].append(labels.long().to(device))
@@ -147,10 +147,10 @@ def batch(spec: Spec, dtype: torch.dtype = torch.float32,
             gts["gt_masks"].append(polygons(mine, *area) if "polygons" in extra else
                                    BitmapMasks(bitmaps(mine, *area), *area))
         if "gt_bboxes_ignore" in gts:
-            gts["gt_bboxes_ignore"].append(boxes(f"ignore{i}", 2, *inner).to(device))
+            gts["gt_bboxes_ignore"].append(boxes(f"ignore{i}", 2, h, w).to(device))
         if "proposals" in gts:
-            gts["proposals"].append(boxes(f"proposal{i}", spec.get("proposals", 60),
-                                          *inner).to(device, dtype))
+            gts["proposals"].append(boxes(f"proposal{i}", spec.get("proposals", 60), h,
+                                          w).to(device, dtype))
     if "gt_semantic_seg" in gts:
         gts["gt_semantic_seg"] = _semantic(spec["semantic"], len(images), height, width).to(device)
     for name in spec.get("without", []):

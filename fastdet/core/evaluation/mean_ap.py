@@ -79,7 +79,7 @@ def _judged(dets: np.ndarray, gts: np.ndarray, ignored: np.ndarray, enough: np.n
     hit = enough.any(axis=1)
     for row, area in enumerate(ranges):
         fp[row] = ~hit & _in_range(dets, area, legacy)
-        dull = ignored | ~_in_range(gts, area, legacy)
+        dull: np.ndarray = ignored | ~_in_range(gts, area, legacy)
         covered = np.zeros(len(gts), dtype=bool)
         for i in np.argsort(-dets[:, -1]):
             if hit[i] and not dull[own[i]]:
@@ -307,7 +307,7 @@ def eval_map(det_results: Sequence[Any], annotations: Sequence[dict[str, Any]],
 
 
 def _summed(judged: Sequence[Any], dets: Sequence[np.ndarray], gts: Sequence[np.ndarray],
-            ranges: Sequence[tuple[float, float]] | None, legacy: bool,
+            ranges: Ranges | None, legacy: bool,
             mode: str) -> dict[str, Any]:
     """Precision and recall of one class over all images."""
     if len(judged[0]) > 2:
@@ -316,7 +316,7 @@ def _summed(judged: Sequence[Any], dets: Sequence[np.ndarray], gts: Sequence[np.
     tp, fp = (np.concatenate([each[i] for each in judged], axis=1)[:, order].cumsum(axis=1)
               for i in (0, 1))
     num_gts = np.array([sum(int(_in_range(boxes, area, legacy).sum()) for boxes in gts)
-                        for area in (ranges or [None])])
+                        for area in ([None] if ranges is None else ranges)])
     eps = np.finfo(np.float32).eps
     recall, precision = tp / np.maximum(num_gts[:, None], eps), tp / np.maximum(tp + fp, eps)
     found: dict[str, Any] = {"num_gts": num_gts, "num_dets": len(order), "recall": recall,
