@@ -12,8 +12,8 @@ import torch
 
 from .entry import DTYPES
 
-__all__ = ["Clock", "captured", "ceilings", "device_events", "interleaved", "median_interval",
-           "quantiles"]
+__all__ = ["Clock", "captured", "ceilings", "device_events", "host_peak", "interleaved",
+           "median_interval", "quantiles"]
 
 Call = Callable[[], Any]
 
@@ -94,17 +94,11 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def ceilings(device: torch.device) -> dict[str, float]:
-    """What this GPU reaches: bytes per second of a copy, operations per second of a product."""
+    """What this device reaches: bytes per second of a copy, operations per second of a product."""
+    clock = Clock(device)
+
     def best(fn: Call) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        times = []
-        for _ in range(10):
-            start.record()
-            fn()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) / 1e3)
-        return statistics.median(times[3:])
+        return statistics.median([clock(fn, "kernel") for _ in range(10)][3:]) / 1e6
 
     def copy_rate(size: int) -> float:
         source = torch.randint(255, (size,), dtype=torch.uint8, device=device)
@@ -115,9 +109,25 @@ def ceilings(device: torch.device) -> dict[str, float]:
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         return 2 * n**3 / best(lambda: a @ b)
 
-    return {"bytes": copy_rate(2**31),
-            **{name: product_rate(4096 if dtype == torch.float32 else 8192, dtype)
+    wide, half = (4096, 8192) if clock.gpu else (1024, 1024)
+    return {"bytes": copy_rate(2**31 if clock.gpu else 2**28),
+            **{name: product_rate(wide if dtype == torch.float32 else half, dtype)
                for name, dtype in DTYPES.items()}}
+
+
+def host_peak(fn: Call) -> int:
+    """Bytes that a call on a CPU holds at once above what was there before."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        fn()
+    assert trace.profiler is not None
+    held = peak = 0
+    for event in trace.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
 
 
 def device_events(fn: Call) -> list[str]:

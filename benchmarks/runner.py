@@ -18,7 +18,15 @@ import torch
 
 from .apart import Crashed, apart
 from .checks import Wrong, check, check_component, check_path
-from .clock import Clock, captured, device_events, interleaved, median_interval, quantiles
+from .clock import (
+    Clock,
+    captured,
+    device_events,
+    host_peak,
+    interleaved,
+    median_interval,
+    quantiles,
+)
 from .entry import DTYPES, Entry, Inputs, Provider, differentiate, flatten, leaves, upcast
 from .records import Row
 from .registry import ENTRIES
@@ -127,6 +135,9 @@ class Cell:
             del got
             if self.clock.gpu:
                 self.watched(name, row)
+            else:
+                row.peak_bytes = host_peak(partial(call, self.providers[name], self.views[name],
+                                                   self.passes))
         except Wrong as error:
             return replace(self.blank, provider=name, floor_us=None, status="wrong",
                            note=str(error))

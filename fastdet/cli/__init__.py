@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fastdet.cli import convert, verify
 from fastdet.cli import run as run_command
-from fastdet.cli import verify
 from fastdet.cli.errors import CliError, first_line
 from fastdet.version import __version__
 
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run_command.add(commands)
     verify.add(commands)
+    convert.add(commands)
     return parser
 
 
@@ -108,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from fastdet.cli.run import run
         elif args.module == "verify":
             from fastdet.cli.verify import run
+        elif args.module == "convert":
+            from fastdet.cli.convert import run
         else:
             from fastdet.cli.features import run
         return run(args)

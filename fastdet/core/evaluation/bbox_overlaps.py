@@ -1,45 +1,40 @@
-"""Overlaps of boxes on the host."""
+"""Overlaps of boxes in NumPy."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["areas", "bbox_overlaps"]
+__all__ = ["bbox_overlaps"]
 
 
-def areas(boxes: np.ndarray, use_legacy_coordinate: bool = False) -> np.ndarray:
-    """Areas [n] of boxes [n, 4 or more]; the legacy ones hold their last pixel, too."""
-    extra = 1.0 if use_legacy_coordinate else 0.0
-    return (boxes[:, 2] - boxes[:, 0] + extra) * (boxes[:, 3] - boxes[:, 1] + extra)
-
-
-def bbox_overlaps(bboxes1: np.ndarray, bboxes2: np.ndarray, mode: str = "iou", eps: float = 1e-6,
-                  use_legacy_coordinate: bool = False) -> np.ndarray:
-    """Overlaps of all pairs, float32.
+def bbox_overlaps(bboxes1: np.ndarray, bboxes2: np.ndarray, mode: str = "iou",
+                  eps: float = 1e-6, use_legacy_coordinate: bool = False) -> np.ndarray:
+    """Overlaps of every pair of boxes.
 
     Args:
-        bboxes1: [n, 4].
+        bboxes1: [n, 4], corners; more columns are not looked at.
         bboxes2: [k, 4].
         mode: ``'iou'``, or ``'iof'``: over the area of the first box.
-        eps: the least area to divide by.
-        use_legacy_coordinate: a box holds its last pixel, too.
+        eps: the least area that is divided by.
+        use_legacy_coordinate: the last pixel belongs to a box: its width is x2 - x1 + 1.
 
     Returns:
-        [n, k].
+        [n, k] float32.
 
     Raises:
-        ValueError: the mode is another.
+        ValueError: the mode is unknown.
     """
     if mode not in ("iou", "iof"):
-        raise ValueError(f"bbox_overlaps: mode must be 'iou' or 'iof', got {mode!r}")
-    first, second = (np.asarray(b, dtype=np.float32) for b in (bboxes1, bboxes2))
-    if len(first) == 0 or len(second) == 0:
-        return np.zeros((len(first), len(second)), dtype=np.float32)
-    extra = np.float32(use_legacy_coordinate)
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:4], second[None, :, 2:4])
-    inner = (high - low + extra).clip(min=0).prod(axis=-1)
-    own = areas(first, use_legacy_coordinate)[:, None].astype(np.float32)
-    if mode == "iou":
-        own = own + areas(second, use_legacy_coordinate)[None].astype(np.float32) - inner
-    return inner / np.maximum(own, np.float32(eps))
+        raise ValueError(f"mode must be iou or iof, got {mode!r}")
+    a, b = bboxes1.astype(np.float32), bboxes2.astype(np.float32)
+    if not len(a) or not len(b):
+        return np.zeros((len(a), len(b)), dtype=np.float32)
+    extra = np.float32(1 if use_legacy_coordinate else 0)
+    area_a = (a[:, 2] - a[:, 0] + extra) * (a[:, 3] - a[:, 1] + extra)
+    area_b = (b[:, 2] - b[:, 0] + extra) * (b[:, 3] - b[:, 1] + extra)
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:4], b[None, :, 2:4])
+    sides = np.maximum(high - low + extra, 0)
+    overlap = sides[..., 0] * sides[..., 1]
+    union = area_a[:, None] + (area_b - overlap if mode == "iou" else np.zeros_like(overlap))
+    return overlap / np.maximum(union, np.float32(eps))

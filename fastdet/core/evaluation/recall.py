@@ -1,4 +1,4 @@
-"""How many gts proposals find."""
+"""How many of the true boxes proposals find."""
 
 from __future__ import annotations
 
@@ -8,107 +8,93 @@ from typing import Any
 import numpy as np
 
 from .bbox_overlaps import bbox_overlaps
-from .tables import Logger, table, tell
+from .report import say, text_table
 
 __all__ = ["eval_recalls", "plot_iou_recall", "plot_num_recall", "print_recall_summary"]
 
 
-def _covered(ious: np.ndarray) -> np.ndarray:
-    """The overlap that each gt [G] is found with, by a proposal of its own.
-
-    Args:
-        ious: [G, K]; the pair of the highest overlap is taken first, then that of what is left.
-    """
-    found = np.zeros(len(ious))
-    ious = ious.copy()
-    for i in range(len(ious) if ious.size else 0):
-        row, column = np.unravel_index(ious.argmax(), ious.shape)
-        found[i] = ious[row, column]
-        ious[row, :] = -1
-        ious[:, column] = -1
+def _matched(ious: np.ndarray) -> np.ndarray:
+    """The overlap that each true box [g] gets: the highest pairs first, a box used once."""
+    left = ious.copy()
+    found = np.zeros(len(ious), dtype=np.float64)
+    if left.size:
+        for i in range(len(ious)):
+            gt, box = np.unravel_index(left.argmax(), left.shape)
+            found[i] = left[gt, box]
+            left[gt], left[:, box] = -1, -1
     return found
 
 
-def eval_recalls(gts: Sequence[Any], proposals: Sequence[np.ndarray], proposal_nums: Any = None,
-                 iou_thrs: Any = 0.5, logger: Logger = None,
+def eval_recalls(gts: list[np.ndarray], proposals: list[np.ndarray],
+                 proposal_nums: int | Sequence[int] | None = None,
+                 iou_thrs: float | Sequence[float] = 0.5, logger: Any = None,
                  use_legacy_coordinate: bool = False) -> np.ndarray:
-    """The share of all gts that the best proposals find.
+    """Recalls of proposals.
 
     Args:
-        gts: [G, 4] of each image, or ``None``.
-        proposals: [n, 4] of each image, or [n, 5] with scores.
-        proposal_nums: one or several numbers of proposals; the best so many are taken.
-        iou_thrs: one or several thresholds of the overlap; ``None`` is 0.5.
-        logger: where the table goes to, see :data:`Logger`.
-        use_legacy_coordinate: boxes hold their last pixel, too.
+        gts: of each image, [g, 4].
+        proposals: of each image, [n, 4], or [n, 5] with scores.
+        proposal_nums: how many of an image's best proposals count; one or several numbers.
+        iou_thrs: the overlap at which a true box is found; one or several.
+        logger: ``'silent'`` shows no table.
+        use_legacy_coordinate: see :func:`bbox_overlaps`.
 
     Returns:
-        [numbers, thresholds]; NaN where no image has a gt.
-
-    Raises:
-        ValueError: there are other images in the two.
+        [numbers, thresholds].
     """
     if len(gts) != len(proposals):
-        raise ValueError(f"eval_recalls: gts are of {len(gts)} images, proposals of "
+        raise ValueError(f"there are true boxes of {len(gts)} images and proposals of "
                          f"{len(proposals)}")
-    nums = [max((len(p) for p in proposals), default=0)] if proposal_nums is None else (
-        np.atleast_1d(proposal_nums).tolist())
-    thresholds = np.atleast_1d(0.5 if iou_thrs is None else iou_thrs)
-    overlaps = []
-    for gt, found in zip(gts, proposals):
-        if found.ndim == 2 and found.shape[1] == 5:
-            found = found[np.argsort(found[:, 4])[::-1]]
-        mine = np.zeros((0, 4)) if gt is None else gt
-        overlaps.append(bbox_overlaps(mine, found[:nums[-1], :4],
-                                      use_legacy_coordinate=use_legacy_coordinate))
-    total = sum(len(ious) for ious in overlaps)
-    recalls = np.zeros((len(nums), len(thresholds)))
-    for i, num in enumerate(nums):
-        best = np.concatenate([_covered(ious[:, :num]) for ious in overlaps])
-        recalls[i] = [(best >= thr).sum() / total if total else np.nan for thr in thresholds]
-    print_recall_summary(recalls, nums, thresholds, logger=logger)
+    nums, thrs = _as_arrays(proposal_nums, iou_thrs)
+    found: list[list[np.ndarray]] = [[] for _ in nums]
+    for gt, boxes in zip(gts, proposals):
+        if boxes.ndim == 2 and boxes.shape[1] == 5:
+            boxes = boxes[np.argsort(boxes[:, 4])[::-1]]
+        gt = np.zeros((0, 4), dtype=np.float32) if gt is None or not len(gt) else gt
+        ious = bbox_overlaps(gt, boxes[:nums[-1], :4],
+                             use_legacy_coordinate=use_legacy_coordinate)
+        for each, num in zip(found, nums):
+            each.append(_matched(ious[:, :num]))
+    total = sum(len(g) for g in found[0])
+    values = np.stack([np.concatenate(each) for each in found]).astype(np.float32)
+    recalls = (values[:, None] >= thrs[:, None]).sum(axis=2) / float(max(total, 1))
+    print_recall_summary(recalls, nums, thrs, logger=logger)
     return recalls
 
 
+def _as_arrays(nums: Any, thrs: Any) -> tuple[np.ndarray, np.ndarray]:
+    thrs = np.array([0.5] if thrs is None else np.atleast_1d(thrs))
+    return np.atleast_1d(np.array(nums, dtype=np.int64)), thrs
+
+
 def print_recall_summary(recalls: np.ndarray, proposal_nums: Any, iou_thrs: Any,
-                         row_idxs: Any = None, col_idxs: Any = None,
-                         logger: Logger = None) -> None:
-    """Recalls as a table.
-
-    Args:
-        recalls: [numbers, thresholds].
-        proposal_nums: of the rows.
-        iou_thrs: of the columns.
-        row_idxs: the rows to show; all by default.
-        col_idxs: the columns to show; all by default.
-        logger: where the table goes to, see :data:`Logger`.
-    """
-    nums, thrs = np.atleast_1d(proposal_nums), np.atleast_1d(iou_thrs)
-    rows = range(len(nums)) if row_idxs is None else row_idxs
-    columns = range(len(thrs)) if col_idxs is None else col_idxs
-    tell("\n" + table([["", *(thrs[j] for j in columns)],
-                       *([nums[i], *(f"{recalls[i, j]:.3f}" for j in columns)] for i in rows)]),
-         logger)
+                         row_idxs: Any = None, col_idxs: Any = None, logger: Any = None) -> None:
+    """Show recalls [numbers, thresholds] as a table, whole or some rows and columns of it."""
+    nums, thrs = _as_arrays(proposal_nums, iou_thrs)
+    rows = range(nums.size) if row_idxs is None else row_idxs
+    cols = range(thrs.size) if col_idxs is None else col_idxs
+    header = ["", *(str(thrs[c]) for c in cols)]
+    body = [[str(nums[r]), *(f"{recalls[r, c]:.3f}" for c in cols)] for r in rows]
+    say("\n" + text_table(header, body), logger)
 
 
-def _plot(x: Any, y: Any, label: str, least: float) -> None:
+def _plot(x: Any, y: Any, label: str) -> None:
     import matplotlib.pyplot as plt
 
-    figure = plt.figure()
-    plt.plot(np.asarray(x), np.asarray(y))
+    plt.figure()
+    plt.plot(x, y)
     plt.xlabel(label)
     plt.ylabel("Recall")
-    plt.axis((least, float(np.max(x)), 0, 1))
-    figure.show()
+    plt.ylim(0, 1)
+    plt.show()
 
 
 def plot_num_recall(recalls: Any, proposal_nums: Any) -> None:
-    """Recalls over numbers of proposals, with matplotlib."""
+    """Plot recalls over numbers of proposals."""
     _plot([0, *np.asarray(proposal_nums).tolist()], [0, *np.asarray(recalls).tolist()],
-          "Proposal num", 0)
+          "Proposal num")
 
 
 def plot_iou_recall(recalls: Any, iou_thrs: Any) -> None:
-    """Recalls over thresholds of the overlap, with matplotlib."""
-    _plot([*np.asarray(iou_thrs).tolist(), 1.0], [*np.asarray(recalls).tolist(), 0.0], "IoU",
-          float(np.min(iou_thrs)))
+    """Plot recalls over thresholds of overlap."""
+    _plot([*np.asarray(iou_thrs).tolist(), 1.0], [*np.asarray(recalls).tolist(), 0.0], "IoU")

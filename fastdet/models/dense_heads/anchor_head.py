@@ -33,7 +33,7 @@ class AnchorTargets(NamedTuple):
 
     Attributes:
         labels: [B, N]; ``num_classes`` is background.
-        label_weights: [B, N].
+        label_weights: [B, N], or [B, N, C] of each class.
         boxes: [B, N, 4], encoded, or boxes where the head's loss is on boxes.
         box_weights: [B, N, 4].
         num_pos: a scalar, positives of all images, at least one of each.
@@ -122,20 +122,6 @@ class AnchorHead(BaseDenseHead):
                           f"{cfg['type']} of train_cfg is not used", stacklevel=4)
             return pseudo
         return dict(cfg)
-
-    @property
-    def num_anchors(self) -> int:
-        """Anchors at a cell; ``num_base_priors`` is its name now."""
-        warnings.warn("num_anchors is deprecated, use num_base_priors", DeprecationWarning,
-                      stacklevel=2)
-        return self.num_base_priors
-
-    @property
-    def anchor_generator(self) -> Any:
-        """The anchor generator; ``prior_generator`` is its name now."""
-        warnings.warn("anchor_generator is deprecated, use prior_generator", DeprecationWarning,
-                      stacklevel=2)
-        return self.prior_generator
 
     def _init_layers(self) -> None:
         self.conv_cls = nn.Conv2d(self.in_channels, self.num_base_priors * self.cls_out_channels,
@@ -258,14 +244,14 @@ class AnchorHead(BaseDenseHead):
             bbox_pred: [B, A 4, H, W].
             anchors: [n, 4].
             labels: [B, n].
-            label_weights: [B, n].
+            label_weights: [B, n] or [B, n, C].
             bbox_targets: [B, n, 4].
             bbox_weights: [B, n, 4].
             num_total_samples: what sums are divided by.
         """
         total = at_least_float32(num_total_samples.to(cls_score.dtype))
         score = cls_score.permute(0, 2, 3, 1).reshape(-1, self.cls_out_channels)
-        of_class = self.loss_cls(score, labels.flatten(), label_weights.flatten(),
+        of_class = self.loss_cls(score, labels.flatten(), label_weights.flatten(0, 1),
                                  avg_factor=total)
         boxes = bbox_pred.permute(0, 2, 3, 1).reshape(-1, 4)
         if self.reg_decoded_bbox:

@@ -1,0 +1,3 @@
+"""Pictures of detections."""
+
+__all__: list[str] = []
