@@ -81,6 +81,8 @@ ENTRY = Entry(
     providers=_PROVIDERS,
     trains=False,
     exact=True,
+    absent={} if binary_loads() else {"torchvision": "its own binary is not installed or does not "
+                                      "fit this torch"},
     work=_work,
     kernels=("nms_",),
     ledger=("one_group/fp32", "classes_b2/bf16", "rpn_b2/fp32"),

@@ -77,6 +77,8 @@ ENTRY = Entry(
         **({"torchvision": Provider(_torchvision, capturable=False)}
            if binary_loads() else {}),
     },
+    absent={} if binary_loads() else {"torchvision": "its own binary is not installed or does not "
+                                      "fit this torch"},
     work=_work,
     kernels=("roi_align_",),
     ledger=("box_b2/fp32", "box_b2/bf16"),

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fastdet.cli import convert, verify
 from fastdet.cli import run as run_command
-from fastdet.cli import verify
 from fastdet.cli.errors import CliError, first_line
 from fastdet.version import __version__
 
@@ -85,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
 
     run_command.add(commands)
     verify.add(commands)
+    convert.add(commands)
+    # Its options are the suite's, whose table of entries takes a while to import.
+    commands.add_parser("bench", help="time every operator and component beside its peers",
+                        add_help=False)
     return parser
 
 
@@ -100,6 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     debug = os.environ.get("FASTDET_DEBUG", "0") == "1"
     try:
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if argv[:1] == ["bench"]:
+            from fastdet.cli import bench
+            return bench.run(argv[1:])
         args = _parser().parse_args(argv)
         # A command is imported when it is asked for: --help needs neither models nor matplotlib.
         if args.module == "env":
@@ -108,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from fastdet.cli.run import run
         elif args.module == "verify":
             from fastdet.cli.verify import run
+        elif args.module == "convert":
+            from fastdet.cli.convert import run
         else:
             from fastdet.cli.features import run
         return run(args)
