@@ -52,7 +52,7 @@ def _parser(prog: str, out: Path) -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="time for one cell (1, on a CPU 0.4)")
     parser.add_argument("--limit", type=float, metavar="SECONDS",
                         help="time for all; what does not fit is left out and says so (on a CPU "
-                        "500)")
+                        "420)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=out, metavar="FOLDER",
                         help="of the results (default: %(default)s)")
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmarks",
     device = torch.device(options.device)
     cpu = device.type == "cpu"
     base = records.load(options.compare) if options.compare else None
-    limit = options.limit or (500.0 if cpu else float("inf"))
+    limit = options.limit or (420.0 if cpu else float("inf"))
     plan = Plan(options.providers or None, options.passes, options.modes,
                 seconds=options.seconds if options.seconds is not None else 0.4 if cpu else 1.0,
                 reps=(7, 100) if cpu else (20, 200))
