@@ -28,23 +28,29 @@ from .panoptic_fpn import PanopticFPN
 from .panoptic_two_stage_segmentor import TwoStagePanopticSegmentor
 from .point_rend import PointRend
 from .queryinst import QueryInst
+from .reppoints_detector import RepPointsDetector
 from .retinanet import RetinaNet
 from .rpn import RPN
 from .scnet import SCNet
 from .single_stage import SingleStageDetector
+from .single_stage_instance_seg import SingleStageInstanceSegmentor
+from .solo import SOLO
+from .solov2 import SOLOv2
 from .sparse_rcnn import SparseRCNN
 from .tood import TOOD
 from .trident_faster_rcnn import TridentFasterRCNN
 from .two_stage import TwoStageDetector
 from .vfnet import VFNet
+from .yolact import YOLACT
 from .yolo import YOLOV3
 from .yolof import YOLOF
 from .yolox import YOLOX
 
 __all__ = ["ATSS", "DDOD", "DETR", "FCOS", "FOVEA", "FSAF", "GFL", "LAD", "NASFCOS", "PAA", "RPN",
-           "TOOD", "YOLOF", "YOLOV3", "YOLOX", "AutoAssign", "BaseDetector", "CascadeRCNN",
-           "CenterNet", "DeformableDETR", "FastRCNN", "FasterRCNN", "GridRCNN",
+           "SOLO", "TOOD", "YOLACT", "YOLOF", "YOLOV3", "YOLOX", "AutoAssign", "BaseDetector",
+           "CascadeRCNN", "CenterNet", "DeformableDETR", "FastRCNN", "FasterRCNN", "GridRCNN",
            "HybridTaskCascade", "KnowledgeDistillationSingleStageDetector", "Mask2Former",
            "MaskFormer", "MaskRCNN", "MaskScoringRCNN", "PanopticFPN", "PointRend", "QueryInst",
-           "RetinaNet", "SCNet", "SingleStageDetector", "SparseRCNN", "TridentFasterRCNN",
-           "TwoStageDetector", "TwoStagePanopticSegmentor", "VFNet"]
+           "RepPointsDetector", "RetinaNet", "SCNet", "SOLOv2", "SingleStageDetector",
+           "SingleStageInstanceSegmentor", "SparseRCNN", "TridentFasterRCNN", "TwoStageDetector",
+           "TwoStagePanopticSegmentor", "VFNet"]
