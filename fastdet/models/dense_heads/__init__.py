@@ -15,6 +15,7 @@ from .maskformer_head import MaskFormerHead
 from .reppoints_head import RepPointsHead
 from .retina_head import RetinaHead
 from .rpn_head import RPNHead
+from .sabl_retina_head import SABLRetinaHead
 from .solo_head import SOLOHead
 from .solov2_head import SOLOV2Head
 from .yolact_head import YOLACTHead, YOLACTProtonet, YOLACTSegmHead
@@ -22,5 +23,5 @@ from .yolact_head import YOLACTHead, YOLACTProtonet, YOLACTSegmHead
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "DETRHead",
            "DecoupledSOLOHead", "DecoupledSOLOLightHead", "DeformableDETRHead", "EmbeddingRPNHead",
            "FCOSHead", "GFLHead", "Mask2FormerHead", "MaskFormerHead", "RPNHead", "RepPointsHead",
-           "RetinaHead", "SOLOHead", "SOLOV2Head", "YOLACTHead", "YOLACTProtonet",
-           "YOLACTSegmHead"]
+           "RetinaHead", "SABLRetinaHead", "SOLOHead", "SOLOV2Head", "YOLACTHead",
+           "YOLACTProtonet", "YOLACTSegmHead"]
