@@ -4,6 +4,7 @@ from .anchor_free_head import AnchorFreeHead
 from .anchor_head import AnchorHead
 from .atss_head import ATSSHead
 from .base_dense_head import BaseDenseHead
+from .cascade_rpn_head import CascadeRPNHead, StageCascadeRPNHead
 from .decoupled_solo_head import DecoupledSOLOHead, DecoupledSOLOLightHead
 from .deformable_detr_head import DeformableDETRHead
 from .detr_head import DETRHead
@@ -20,8 +21,9 @@ from .solo_head import SOLOHead
 from .solov2_head import SOLOV2Head
 from .yolact_head import YOLACTHead, YOLACTProtonet, YOLACTSegmHead
 
-__all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead", "DETRHead",
-           "DecoupledSOLOHead", "DecoupledSOLOLightHead", "DeformableDETRHead", "EmbeddingRPNHead",
-           "FCOSHead", "GFLHead", "Mask2FormerHead", "MaskFormerHead", "RPNHead", "RepPointsHead",
-           "RetinaHead", "SABLRetinaHead", "SOLOHead", "SOLOV2Head", "YOLACTHead",
-           "YOLACTProtonet", "YOLACTSegmHead"]
+__all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "BaseDenseHead",
+           "CascadeRPNHead", "DETRHead", "DecoupledSOLOHead", "DecoupledSOLOLightHead",
+           "DeformableDETRHead", "EmbeddingRPNHead", "FCOSHead", "GFLHead", "Mask2FormerHead",
+           "MaskFormerHead", "RPNHead", "RepPointsHead", "RetinaHead", "SABLRetinaHead",
+           "SOLOHead", "SOLOV2Head", "StageCascadeRPNHead", "YOLACTHead", "YOLACTProtonet",
+           "YOLACTSegmHead"]
