@@ -16,11 +16,14 @@ VERSION = re.search(r'"(.+)"', (HERE / "fastdet" / "version.py").read_text()).gr
 
 CLI = ["matplotlib>=3.7", "pillow>=9.5", "rich>=13"]
 YAML = ["pyyaml>=6"]  # for configs in YAML
-# What mmcv's names stand on, and what MMDetection 2.26.0 itself needs (it is installed by
-# pip install --no-deps mmdet==2.26.0).
-MMCV = ["opencv-python-headless>=4.8", "pillow>=9.5", "packaging>=23", "matplotlib>=3.7",
-        "pycocotools>=2.0.7", "scipy>=1.10", "terminaltables>=3.1", *YAML]
-TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI, *MMCV]
+# What mmcv's names stand on. OpenCV 5 samples images at other places than 4 does, and pixels are
+# part of the numbers.
+MMCV = ["opencv-python-headless>=4.8,<5", "pillow>=9.5", "packaging>=23", "matplotlib>=3.7",
+        "pycocotools>=2.0.7", "scikit-learn>=1.3", "scipy>=1.10", "terminaltables>=3.1", *YAML]
+# Whose models accelerate() and convert know.
+PEERS = ["safetensors>=0.4", "timm>=1.0", "torchvision>=0.22", "transformers>=5"]
+TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4",
+        "mmdet==2.26.0", *CLI, *MMCV, *PEERS]
 BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
 
 LINKED = ("kernels", "benchmarks")
@@ -56,6 +59,7 @@ setup(
     cmdclass={"sdist": SourceArchive},
     package_dir={f"fastdet.{folder}": folder for folder in LINKED},
     package_data={"fastdet": ["py.typed"], "fastdet.compat": ["*.json"],
+                  "fastdet.runner": ["*.json"],
                   "fastdet.kernels": ["*/README.md"]},
     install_requires=[
         "torch>=2.7",

@@ -24,6 +24,14 @@ def test_snippets_run():
     assert "(1, 256, 12, 16)" in done.stdout or "(1, 16, 12, 16)" in done.stdout
 
 
+def test_every_operator_shows_its_use():
+    for page in sorted((ROOT / "kernels").glob("*/README.md")):
+        snippets = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+        assert snippets, f"{page.parent.name} shows no use"
+        for text in snippets:
+            exec(compile(text, str(page), "exec"), {})
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ENVIRONMENT.md"])
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()

@@ -9,7 +9,6 @@ __all__ = ["RENAMED", "our_module"]
 #: Modules whose name differs; all others have ours by :data:`_ROOTS`.
 RENAMED = {
     "mmcv.runner.base_module": "fastdet.runner.base_module",
-    "mmcv.runner.checkpoint": "fastdet.runner.checkpoint",
     "mmcv.runner.fp16_utils": "fastdet.runner.fp16",
     "mmcv.utils.config": "fastdet.utils.config",
     "mmcv.utils.registry": "fastdet.utils.registry",

@@ -24,7 +24,11 @@ __all__ = ["REPLACED", "Source", "fingerprints", "is_original", "known_fingerpri
            "registers"]
 
 #: What stands in for MMDetection's own where ours has the name: subpackages of ``mmdet``.
-REPLACED = ("core.anchor", "models.backbones", "models.necks", "models.utils")
+REPLACED = (
+    "core.anchor", "core.bbox", "core.bbox.assigners", "core.bbox.coder",
+    "core.bbox.iou_calculators", "core.bbox.match_costs", "core.bbox.samplers", "core.mask",
+    "core.post_processing", "models.backbones", "models.losses", "models.necks",
+    "models.roi_heads.roi_extractors", "models.utils")
 
 _DATA = Path(__file__).with_name("mmdet-2.26.0.json")
 # Fields that say nothing about what code does, or that only some versions of Python have.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
+import importlib
 import logging
 import os
 import pickle
@@ -14,14 +16,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from fastdet.utils import ConfigDict
 from fastdet.version import __version__
 
 __all__ = ["CheckpointLoader", "find_state_dict", "get_state_dict", "load_checkpoint",
-           "load_state_dict", "save_checkpoint", "weights_to_cpu"]
+           "load_state_dict", "make_checkpoint", "read_checkpoint", "save_checkpoint",
+           "weights_to_cpu"]
 
 logger_ = logging.getLogger("fastdet")
 
@@ -82,7 +87,8 @@ class CheckpointLoader:
         """Read a checkpoint with ``weights_only=True``; nothing in the file is executed.
 
         Args:
-            filename: a path, an ``http(s)://`` address, ``torchvision://NAME``, or a name with a
+            filename: a path, an ``http(s)://`` address, ``torchvision://NAME``,
+                ``open-mmlab://NAME`` or ``mmcls://NAME``, or a name with a
                 scheme given to :meth:`register_scheme`.
             map_location: as for ``torch.load``.
             logger: told what is read.
@@ -126,18 +132,68 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
                          ) from e
 
 
+def _latin1(text: str, encoding: str) -> bytes:
+    """The bytes of an array, which old pickles hold as text."""
+    if encoding != "latin1":
+        raise ValueError(f"an array's bytes must be in latin1, got {encoding!r}")
+    return text.encode(encoding)
+
+
+class _Namespace(argparse.Namespace):
+    """Arguments of a program, as DETR's checkpoints hold them."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+def _plain_types() -> list[Any]:
+    """What training programs put beside tensors, all of it plain data, by its name in a file.
+
+    NumPy's numbers and arrays (scores, statistics) and the containers of configs.
+    """
+    arrays = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core")
+                                     else "numpy.core.multiarray")
+    named = [(getattr(arrays, name), f"numpy.{core}.multiarray.{name}")
+             for name in ("scalar", "_reconstruct") for core in ("core", "_core")]
+    # torch looks a dtype up by its class.
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDSU"}
+    return [*named, np.ndarray, np.dtype, *dtypes, (_latin1, "_codecs.encode"),
+            (_Namespace, "argparse.Namespace"),
+            # torch fills no other dicts than these.
+            *((OrderedDict, name) for name in ("mmcv.utils.config.ConfigDict", "addict.addict.Dict",
+                                               "fastdet.utils.config.config.ConfigDict"))]
+
+
+def read_checkpoint(name: str, file: Any, map_location: Any) -> Any:
+    """What an open file, or the path of one, holds; ``name`` is for messages.
+
+    Raises:
+        ValueError: it is not a checkpoint, or it needs pickle.
+    """
+
+    def read() -> Any:
+        with torch.serialization.safe_globals(_plain_types()):
+            return torch.load(file, map_location=map_location, weights_only=True)
+
+    return _read(name, read)
+
+
 def _load_path(name: str, map_location: Any) -> Any:
     path = Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint file {path}")
-    return _read(name, lambda: torch.load(path, map_location=map_location, weights_only=True))
+    return read_checkpoint(name, path, map_location)
 
 
 @CheckpointLoader.register_scheme(["http://", "https://"])
 def _load_url(name: str, map_location: Any, check_hash: bool = False) -> Any:
     # Ranks that download at once do no harm: a finished file is moved into the cache whole.
-    return _read(name, lambda: torch.hub.load_state_dict_from_url(
-        name, map_location=map_location, check_hash=check_hash, weights_only=True))
+    def read() -> Any:
+        with torch.serialization.safe_globals(_plain_types()):
+            return torch.hub.load_state_dict_from_url(
+                name, map_location=map_location, check_hash=check_hash, weights_only=True)
+
+    return _read(name, read)
 
 
 @CheckpointLoader.register_scheme("torchvision://")
@@ -306,18 +362,30 @@ def _unwrap(module: nn.Module) -> nn.Module:
     return module
 
 
-def get_state_dict(module: nn.Module) -> OrderedDict[str, Any]:
-    """The state dict of a module, whose keys do not show ``DataParallel`` wrappers."""
+def get_state_dict(module: nn.Module, destination: dict[str, Any] | None = None,
+                   prefix: str = "", keep_vars: bool = False) -> Any:
+    """The state dict of a module, whose keys do not show ``DataParallel`` wrappers.
+
+    Args:
+        module: the module.
+        destination: a dict to put it into, and to return.
+        prefix: put before all keys.
+        keep_vars: give the parameters themselves, not detached from autograd.
+    """
     wrapped = [f"{name}.module.".removeprefix(".") for name, part in module.named_modules()
                if isinstance(part, DataParallel | DistributedDataParallel)]
 
     def rename(key: str) -> str:
-        for prefix in reversed(wrapped):  # innermost first, while the outer prefixes still fit
-            if key.startswith(prefix):
-                key = prefix.removesuffix("module.") + key[len(prefix):]
-        return key
+        for wrapper in reversed(wrapped):  # innermost first, while the outer prefixes still fit
+            if key.startswith(wrapper):
+                key = wrapper.removesuffix("module.") + key[len(wrapper):]
+        return prefix + key
 
-    return _rename(module.state_dict(), rename)
+    found = _rename(module.state_dict(keep_vars=keep_vars), rename)
+    if destination is None:
+        return found
+    destination.update(found)
+    return destination
 
 
 def weights_to_cpu(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
@@ -325,6 +393,40 @@ def weights_to_cpu(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
     out = _rename(state_dict, lambda k: k)
     out.update((k, v.cpu()) for k, v in out.items() if isinstance(v, torch.Tensor))
     return out
+
+
+def _plain(value: Any) -> Any:
+    """Metadata that any torch.load reads: configs as dicts, NumPy's numbers as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, ConfigDict) or type(value) is dict:
+        return {k: _plain(v) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value
+
+
+def make_checkpoint(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | Mapping[str, torch.optim.Optimizer] | None = None,
+    meta: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A dict of ``meta``, ``state_dict`` on the CPU and, if given, ``optimizer``.
+
+    See :func:`save_checkpoint`.
+    """
+    if not isinstance(meta, dict | None):
+        raise TypeError(f"meta must be a dict or None, got {type(meta).__name__}")
+    meta = {**_plain(meta or {}), "fastdet_version": __version__, "time": time.asctime()}
+    classes = getattr(_unwrap(model), "CLASSES", None)
+    if classes is not None:
+        meta["CLASSES"] = classes
+    checkpoint: dict[str, Any] = {"meta": meta, "state_dict": weights_to_cpu(get_state_dict(model))}
+    if isinstance(optimizer, Mapping):
+        checkpoint["optimizer"] = {name: o.state_dict() for name, o in optimizer.items()}
+    elif optimizer is not None:
+        checkpoint["optimizer"] = optimizer.state_dict()
+    return checkpoint
 
 
 def save_checkpoint(
@@ -335,26 +437,24 @@ def save_checkpoint(
 ) -> None:
     """Save a model as a dict of ``meta``, ``state_dict`` and, if given, ``optimizer``.
 
+    The file is there whole or not at all: a training that is killed while it saves leaves what
+    was there before.
+
     Args:
         model: the module; ``DataParallel`` is stripped. Its ``CLASSES``, if any, go to ``meta``.
         filename: the file to write; its folder is created.
         optimizer: the optimizer, or several by name, to save the state of.
-        meta: what else to save. Only plain values can be loaded again.
+        meta: what else to save. Only plain values and NumPy's can be loaded again.
 
     Raises:
         TypeError: ``meta`` is not a dict.
     """
-    if not isinstance(meta, dict | None):
-        raise TypeError(f"meta must be a dict or None, got {type(meta).__name__}")
-    meta = {**(meta or {}), "fastdet_version": __version__, "time": time.asctime()}
-    classes = getattr(_unwrap(model), "CLASSES", None)
-    if classes is not None:
-        meta["CLASSES"] = classes
-    checkpoint: dict[str, Any] = {"meta": meta, "state_dict": weights_to_cpu(get_state_dict(model))}
-    if isinstance(optimizer, Mapping):
-        checkpoint["optimizer"] = {name: o.state_dict() for name, o in optimizer.items()}
-    elif optimizer is not None:
-        checkpoint["optimizer"] = optimizer.state_dict()
+    checkpoint = make_checkpoint(model, optimizer, meta)
     path = Path(filename).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(checkpoint, path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        torch.save(checkpoint, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

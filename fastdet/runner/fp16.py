@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["auto_fp16", "cast_tensor_type", "force_fp32", "patch_forward_method",
+__all__ = ["LossScaler", "auto_fp16", "cast_tensor_type", "force_fp32", "patch_forward_method",
            "patch_norm_fp32", "wrap_fp16_model"]
 
 
@@ -156,3 +156,55 @@ def patch_forward_method(func: Callable[..., Any], src_type: torch.dtype, dst_ty
         return _cast(out, dst_type, src_type) if convert_output else out
 
     return forward
+
+
+class LossScaler:
+    """A scale of the loss that halves when gradients overflow and doubles when they do not.
+
+    ``torch.amp.GradScaler`` does this on the GPU; :class:`Fp16OptimizerHook` uses that one.
+
+    Args:
+        init_scale: the first scale.
+        mode: ``'dynamic'``, or ``'static'`` for one that stays.
+        scale_factor: by which it changes.
+        scale_window: iterations without overflow after which it grows.
+    """
+
+    def __init__(self, init_scale: float = 2 ** 32, mode: str = "dynamic",
+                 scale_factor: float = 2.0, scale_window: int = 1000) -> None:
+        if mode not in ("dynamic", "static"):
+            raise AssertionError(f"mode can only be dynamic or static, got {mode!r}")
+        self.cur_scale = init_scale
+        self.cur_iter = 0
+        self.mode = mode
+        self.last_overflow_iter = -1
+        self.scale_factor = scale_factor
+        self.scale_window = scale_window
+
+    def has_overflow(self, params: Iterable[nn.Parameter]) -> bool:
+        """Whether a gradient holds an infinity or a NaN; never in the mode ``'static'``."""
+        return self.mode == "dynamic" and any(
+            p.grad is not None and not torch.isfinite(p.grad).all() for p in params)
+
+    def update_scale(self, overflow: bool) -> None:
+        """Change the scale after an iteration."""
+        if self.mode == "dynamic":
+            if overflow:
+                self.cur_scale = max(self.cur_scale / self.scale_factor, 1)
+                self.last_overflow_iter = self.cur_iter
+            elif (self.cur_iter - self.last_overflow_iter) % self.scale_window == 0:
+                self.cur_scale *= self.scale_factor
+        self.cur_iter += 1
+
+    @property
+    def loss_scale(self) -> float:
+        """The scale."""
+        return self.cur_scale
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` takes."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+        vars(self).update({k: v for k, v in state_dict.items() if k in vars(self)})

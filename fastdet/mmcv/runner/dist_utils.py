@@ -33,7 +33,6 @@ def master_only(func: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-
 def init_dist(launcher: str, backend: str = "nccl", **kwargs: Any) -> None:
     """Start ``torch.distributed`` from what a launcher left in the environment.
 
@@ -125,8 +124,13 @@ def _allreduce(tensors: list[torch.Tensor], coalesce: bool, bucket_size_mb: int)
                 groups[-1].append(t)
                 size += nbytes
     for group in groups:
-        flat = torch.cat([t.flatten() for t in group]).div_(world_size)
-        dist.all_reduce(flat)
+        flat = torch.cat([t.flatten() for t in group])
+        if flat.is_floating_point():
+            flat.div_(world_size)
+            dist.all_reduce(flat)
+        else:  # a count of batches, say
+            dist.all_reduce(flat)
+            flat.div_(world_size, rounding_mode="floor")
         for t, part in zip(group, flat.split([t.numel() for t in group])):
             t.copy_(part.view_as(t))
 

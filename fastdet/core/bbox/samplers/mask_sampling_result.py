@@ -26,21 +26,9 @@ class MaskSamplingResult(SamplingResult):
 
     def __init__(self, pos_inds: Tensor, neg_inds: Tensor, masks: Tensor, gt_masks: Tensor,
                  assign_result: Any, gt_flags: Tensor) -> None:
-        self.pos_inds = pos_inds
-        self.neg_inds = neg_inds
-        self.pos_masks = masks[pos_inds]
-        self.neg_masks = masks[neg_inds]
-        self.pos_is_gt = gt_flags[pos_inds]
-        self.num_gts = gt_masks.shape[0]
-        self.pos_assigned_gt_inds = assign_result.gt_inds[pos_inds] - 1
-        if gt_masks.numel() == 0:
-            if pos_inds.numel():
-                raise ValueError(f"MaskSamplingResult: {pos_inds.numel()} positives, but no gts")
-            self.pos_gt_masks = torch.empty_like(gt_masks)
-        else:
-            self.pos_gt_masks = gt_masks[self.pos_assigned_gt_inds]
-        labels = assign_result.labels
-        self.pos_gt_labels = None if labels is None else labels[pos_inds]
+        self._keep(pos_inds, neg_inds, len(gt_masks), assign_result, gt_flags)
+        self.pos_masks, self.neg_masks = masks[pos_inds], masks[neg_inds]
+        self.pos_gt_masks = gt_masks[self.pos_assigned_gt_inds] if len(gt_masks) else gt_masks
 
     @property
     def masks(self) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,20 @@ from .random_mask import random_masks
 from .sampling_result import SamplingResult
 
 __all__ = ["Samples"]
+
+
+class Positives(NamedTuple):
+    """The positives of one image, under the names of :class:`SamplingResult`.
+
+    Attributes:
+        pos_bboxes: [p, 4].
+        pos_assigned_gt_inds: [p], rows of the image's gts.
+        pos_gt_labels: [p].
+    """
+
+    pos_bboxes: Tensor
+    pos_assigned_gt_inds: Tensor
+    pos_gt_labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,7 @@ class Samples:
                 labels[i, :p] = r.pos_gt_labels
         return cls(boxes, valid, pos, gt_boxes, labels, gt_inds, is_gt)
 
-    def positives(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of each image the positives' boxes [p, 4], rows of gts and classes [p]; a host sync."""
-        return [(b[p], g[p], c[p]) for b, g, c, p in zip(
+    def positives(self) -> list[Positives]:
+        """The positives of each image; a host sync."""
+        return [Positives(b[p], g[p], c[p]) for b, g, c, p in zip(
             self.boxes, self.gt_inds, self.gt_labels, self.pos)]

@@ -32,21 +32,22 @@ class SamplingResult:
 
     def __init__(self, pos_inds: Tensor, neg_inds: Tensor, bboxes: Tensor, gt_bboxes: Tensor,
                  assign_result: Any, gt_flags: Tensor) -> None:
-        self.pos_inds = pos_inds
-        self.neg_inds = neg_inds
-        self.pos_bboxes = bboxes[pos_inds]
-        self.neg_bboxes = bboxes[neg_inds]
-        self.pos_is_gt = gt_flags[pos_inds]
-        self.num_gts = gt_bboxes.shape[0]
+        self._keep(pos_inds, neg_inds, len(gt_bboxes), assign_result, gt_flags)
+        self.pos_bboxes, self.neg_bboxes = bboxes[pos_inds], bboxes[neg_inds]
+        gts = gt_bboxes.view(-1, 4)
+        self.pos_gt_bboxes = gts[self.pos_assigned_gt_inds.long()] if len(gts) else gts
+
+    def _keep(self, pos_inds: Tensor, neg_inds: Tensor, num_gts: int, assign_result: Any,
+              gt_flags: Tensor) -> None:
+        """What does not depend on whether boxes or masks are sampled."""
+        if num_gts == 0 and pos_inds.numel():
+            raise ValueError(f"{type(self).__name__}: {pos_inds.numel()} positives, but no gts")
+        self.num_gts = num_gts
+        self.pos_inds, self.neg_inds = pos_inds, neg_inds
         self.pos_assigned_gt_inds = assign_result.gt_inds[pos_inds] - 1
-        if gt_bboxes.numel() == 0:
-            if pos_inds.numel():
-                raise ValueError(f"SamplingResult: {pos_inds.numel()} positives, but no gt boxes")
-            self.pos_gt_bboxes = torch.empty_like(gt_bboxes).view(-1, 4)
-        else:
-            self.pos_gt_bboxes = gt_bboxes.view(-1, 4)[self.pos_assigned_gt_inds.long()]
         labels = assign_result.labels
         self.pos_gt_labels = None if labels is None else labels[pos_inds]
+        self.pos_is_gt = gt_flags[pos_inds]
 
     @property
     def bboxes(self) -> Tensor:
