@@ -14,13 +14,14 @@ from setuptools.command.sdist import sdist
 HERE = Path(__file__).parent
 VERSION = re.search(r'"(.+)"', (HERE / "fastdet" / "version.py").read_text()).group(1)
 
-CLI = ["matplotlib>=3.7", "pillow>=9.5", "rich>=13"]
 YAML = ["pyyaml>=6"]  # for configs in YAML
 # What mmcv's names stand on, and what MMDetection 2.26.0 itself needs (it is installed by
 # pip install --no-deps mmdet==2.26.0).
 MMCV = ["opencv-python-headless>=4.8", "pillow>=9.5", "packaging>=23", "matplotlib>=3.7",
         "pycocotools>=2.0.7", "scikit-learn>=1.3", "scipy>=1.10", "terminaltables>=3.1", *YAML]
-TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI, *MMCV]
+# detect, train, test and demo read and draw images and read COCO's annotations.
+CLI = ["rich>=13", *MMCV]
+TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI]
 BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
 
 LINKED = ("kernels", "benchmarks")
@@ -56,6 +57,7 @@ setup(
     cmdclass={"sdist": SourceArchive},
     package_dir={f"fastdet.{folder}": folder for folder in LINKED},
     package_data={"fastdet": ["py.typed"], "fastdet.compat": ["*.json"],
+                  "fastdet.core.evaluation": ["*.json"],
                   "fastdet.kernels": ["*/README.md"]},
     install_requires=[
         "torch>=2.7",
