@@ -74,6 +74,9 @@ setup(
         "yaml": YAML,
         "test": TEST,
         "bench": BENCH,
+        # Whose models accelerate() and convert know; their tests skip without. timm wants
+        # torchvision, which need not match torch here: pip install --no-deps torchvision.
+        "peers": ["timm>=1.0", "transformers>=5", "safetensors>=0.4"],
         "dev": [*TEST, "ruff>=0.6", "mypy>=1.11", "pre-commit>=3.5"],
     },
     entry_points={"console_scripts": ["fastdet = fastdet.cli:main"]},
