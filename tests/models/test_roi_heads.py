@@ -138,6 +138,15 @@ def test_iou_balanced_sampler_has_a_floor_from_the_second_image_on():
     assert not (overlaps[second] == 0).any()
 
 
+def test_points_of_no_masks_have_no_loss():
+    head = MODELS.build(dict(type="MaskPointHead", num_classes=3, in_channels=2, fc_channels=2))
+    pred = head(torch.zeros(0, 2, 5), torch.zeros(0, 3, 5))
+    loss = head.loss(pred, torch.zeros(0, 5), torch.zeros(0, dtype=torch.long))["loss_point"]
+    loss.backward()
+    assert float(loss) == 0
+    assert not head.fc_logits.weight.grad.any()
+
+
 def test_shared_head_keeps_its_norms_in_eval():
     for norm_eval in (True, False):
         head = MODELS.build(dict(type="ResLayer", depth=18, stage=1, norm_eval=norm_eval)).train()
