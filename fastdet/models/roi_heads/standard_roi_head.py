@@ -221,14 +221,15 @@ class StandardRoIHead(BaseRoIHead):
         head, own = self.bbox_head, type(self)
         if (own.simple_test is not StandardRoIHead.simple_test
                 or own.simple_test_bboxes is not StandardRoIHead.simple_test_bboxes
-                or type(head).get_bboxes is not BBoxHead.get_bboxes):
+                or type(head).get_bboxes is not BBoxHead.get_bboxes
+                or type(head).decoded is not BBoxHead.decoded or not head.with_reg):
             raise TypeError(f"{own.__name__} with {type(head).__name__} has no padded detections")
         b, k = proposals.boxes.shape[:2]
         image = torch.arange(b, device=proposals.boxes.device).to(proposals.boxes.dtype)
         rois = torch.cat([image[:, None, None].expand(b, k, 1), proposals.boxes[..., :4]], dim=-1)
         outs = self._bbox_forward(x, rois.flatten(0, 1))
-        pred = None if outs["bbox_pred"] is None else outs["bbox_pred"].view(b, k, -1)
-        boxes = head.boxes(rois, pred, [meta["img_shape"] for meta in img_metas])
+        boxes = head.bbox_coder.decode(rois[..., 1:], outs["bbox_pred"].view(b, k, -1),
+                                       max_shape=[meta["img_shape"] for meta in img_metas])
         scores = head.probabilities(outs["cls_score"]).view(b, k, -1)[..., :-1]
         classes = scores.shape[-1]
         valid = (scores > self.test_cfg["score_thr"]) & proposals.valid[..., None]
