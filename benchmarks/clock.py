@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -109,17 +112,33 @@ def ceilings(device: torch.device) -> dict[str, float]:
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         return 2 * n**3 / best(lambda: a @ b)
 
-    wide, half = (4096, 8192) if clock.gpu else (1024, 1024)
-    return {"bytes": copy_rate(2**31 if clock.gpu else 2**28),
-            **{name: product_rate(wide if dtype == torch.float32 else half, dtype)
+    if not clock.gpu:  # which has no fp16 arithmetic worth a measurement
+        return {"bytes": copy_rate(2**28),
+                **{name: product_rate(1024, DTYPES[name]) for name in ("fp32", "bf16")}}
+    return {"bytes": copy_rate(2**31),
+            **{name: product_rate(4096 if dtype == torch.float32 else 8192, dtype)
                for name, dtype in DTYPES.items()}}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing reaches the terminal's standard error, where the profiler logs its own steps."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def host_peak(fn: Call) -> int:
     """Bytes that a call on a CPU holds at once above what was there before."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         fn()
     assert trace.profiler is not None
     held = peak = 0

@@ -99,7 +99,7 @@ class Cell:
         self.inputs, self.providers = inputs, providers
         self.views = {name: provider.prepare(inputs) for name, provider in providers.items()}
         self.blank = Row(entry.name, entry.kind, shape, dtype, "", passes, "")
-        if ceiling and entry.work:
+        if ceiling and entry.work and dtype in ceiling:
             work = entry.work(dtype=self.dtype, backward=passes == "fwd+bwd", **entry.sizes(shape))
             self.blank.floor_us = 1e6 * max(work.bytes / ceiling["bytes"],
                                             work.flops / ceiling[dtype])

@@ -45,7 +45,7 @@ ENTRY = Entry(
     name="swin_t",
     kind="component",
     shapes={"800x1344_b2": IMAGES},
-    cpu=sizes((160, 240, 1), (320, 480, 1), (480, 720, 1), (160, 240, 4)),
+    cpu=sizes((320, 480, 1), (160, 240, 1), (480, 720, 1), (160, 240, 4)),
     tiny={"maps": [(1, 3, 30, 44)], "embed_dims": 32, "depths": (2, 2), "num_heads": (2, 4),
           "strides": (4, 2), "out_indices": (0, 1), "window_size": 4},
     make=make("backbone", {"type": "SwinTransformer"}),

@@ -32,17 +32,17 @@ def largest_pixels(input: Tensor, image: Tensor, y: tuple[Tensor, Tensor],
         ``(N, bins_y, bins_x, C)``, the values, minus infinity where a bin holds no pixel, and
         their places in the ``B * H * W`` pixels, there -1.
     """
-    (_, c, h, w), (y, y_end), (x, x_end) = input.shape, y, x
+    (_, c, h, w), (top, y_end), (left, x_end) = input.shape, y, x
     table = input.detach().permute(0, 2, 3, 1).reshape(-1, c)
-    shape = (*y.shape, x.shape[1], c)
+    shape = (*top.shape, left.shape[1], c)
     best = table.new_full(shape, -torch.inf)
     place = torch.full(shape, -1, dtype=torch.long, device=table.device)
-    tall, wide = (int((e - s).max()) if s.numel() else 0 for s, e in ((y, y_end), (x, x_end)))
+    tall, wide = (int((e - s).max()) if s.numel() else 0 for s, e in ((top, y_end), (left, x_end)))
     for i in range(tall):
         for j in range(wide):
-            inside = ((y + i < y_end)[:, :, None] & (x + j < x_end)[:, None, :])[..., None]
-            at = ((image[:, None, None] * h + (y + i).clamp(max=h - 1)[:, :, None]) * w
-                  + (x + j).clamp(max=w - 1)[:, None, :])
+            inside = ((top + i < y_end)[:, :, None] & (left + j < x_end)[:, None, :])[..., None]
+            at = ((image[:, None, None] * h + (top + i).clamp(max=h - 1)[:, :, None]) * w
+                  + (left + j).clamp(max=w - 1)[:, None, :])
             value = table[at]
             better = inside & (value > best)
             best = torch.where(better, value, best)

@@ -1,12 +1,13 @@
 """Triton kernels of CARAFE, forward and backward.
 
 A program owns a run of source pixels, counted through the rows of the map, and as many channels of
-one group as fit. A source value that was loaded once is multiplied into all S columns of a row of
-its output pixels, with S = 2 into both rows: SUB accumulators of [channels, pixels].
+one group as fit, as [channels, lanes]. A source pixel has four lanes, one for each output pixel:
+the 2 x 2 of S = 2, or with S = 3 and 4 the columns of one of its S rows (S = 1: one lane). A value
+that was loaded once is multiplied into all of them.
 
 Weights, before or after the pixel shuffle, stand by tap (``stride_mt``), source row and row in it
 (``stride_my``, ``stride_mi``), source column and column in it (``stride_mx``, ``stride_mj``).
-lse, the log of the sum of a softmax, is [B, G, S H, S W] fp32.
+lse, the log of the sum of a softmax, is [B, G, S H, S W] fp32. Offsets within an image are int32.
 """
 
 import triton
@@ -15,36 +16,47 @@ import triton.language as tl
 
 @triton.jit
 def _run(pid, W, BLOCK_P: tl.constexpr, LANES: tl.constexpr):
-    """Rows (int64) and columns of BLOCK_P source pixels, each LANES times."""
+    """Rows and columns of BLOCK_P source pixels, each LANES times."""
     first = pid * BLOCK_P
     column = (first % W).to(tl.int32) + tl.arange(0, BLOCK_P * LANES) // LANES
-    return first // W + column // W, column % W
+    return (first // W).to(tl.int32) + column // W, column % W
 
 
 @triton.jit
-def _aligned(offsets, LANES: tl.constexpr, ALIGNED: tl.constexpr):
-    """Tell the compiler that each run of LANES offsets [C, M] is one aligned access."""
-    if ALIGNED and LANES > 1:
-        offsets = tl.multiple_of(tl.max_contiguous(offsets, [1, LANES]), [1, LANES])
+def _output_lanes(pid, W, S: tl.constexpr, LANES: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Source row and column of each lane, and which row and column of the S x S there."""
+    ROWS: tl.constexpr = 1 if S == 2 else S  # programs that share a run, one a row of results
+    y, x = _run(pid.to(tl.int64) // ROWS, W, BLOCK_P, LANES)
+    lane = tl.arange(0, BLOCK_P * LANES) % LANES
+    if S == 2:
+        i, j = lane // 2, lane % 2
+    else:
+        i, j = pid % ROWS, lane
+    return y, x, i, j
+
+
+@triton.jit
+def _aligned(offsets, RUN: tl.constexpr, ALIGNED: tl.constexpr):
+    """Tell the compiler that each RUN of offsets [C, M] is one aligned access."""
+    if ALIGNED and RUN > 1:
+        offsets = tl.multiple_of(tl.max_contiguous(offsets, [1, RUN]), [1, RUN])
     return offsets
 
 
 @triton.jit
-def _softmax_sums(ptr, stride_mt, on_map, K: tl.constexpr, BLOCK_T: tl.constexpr):
-    """Maximum and sum over the taps of ``ptr`` [P]."""
-    tap = tl.arange(0, BLOCK_T)[:, None]
-    m = tl.load(ptr[None, :] + tap * stride_mt, mask=on_map[None, :] & (tap < K * K),
-                other=0.0).to(tl.float32)
-    m = tl.where(tap < K * K, m, float("-inf"))
-    top = tl.max(m, 0)
-    return top, tl.sum(tl.exp(m - top[None, :]), 0)
+def _spread(value, LANES: tl.constexpr):
+    """[C, P] to [C, P LANES]."""
+    if LANES == 4:
+        value = tl.interleave(value, value)
+        value = tl.interleave(value, value)
+    return value
 
 
 @triton.jit
-def _weight(ptr, on_map, top, scale, NORMALIZE: tl.constexpr):
+def _weight(ptr, on_map, lse, NORMALIZE: tl.constexpr):
     weight = tl.load(ptr, mask=on_map, other=0.0).to(tl.float32)
     if NORMALIZE:
-        weight = tl.exp(weight - top) * scale
+        weight = tl.exp(weight - lse)
     return weight
 
 
@@ -75,7 +87,8 @@ def carafe_fwd_kernel(
     K: tl.constexpr,
     S: tl.constexpr,
     NORMALIZE: tl.constexpr,
-    ALIGNED: tl.constexpr,  # the S columns of a source pixel are one aligned access
+    ALIGNED: tl.constexpr,  # the S columns of a source pixel in out are one aligned access
+    EVEN_C: tl.constexpr,  # the blocks of channels are full
     BLOCK_T: tl.constexpr,  # a power of two, >= K K
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -84,89 +97,48 @@ def carafe_fwd_kernel(
 
     Grid: (cdiv(H W, BLOCK_P) * (1 if S = 2 else S), cdiv(C / G, BLOCK_C), B G).
     """
-    SUB: tl.constexpr = 4 if S == 2 else S
-    ROWS: tl.constexpr = 1 if S == 2 else S  # programs that share a run, one a row of results
+    LANES: tl.constexpr = 1 if S == 1 else 4
+    pid_m = tl.program_id(0)
     pid_c = tl.program_id(1).to(tl.int64)
     pid_bg = tl.program_id(2).to(tl.int64)
     b, g = pid_bg // G, pid_bg % G
-    first_i = tl.program_id(0) % ROWS
-    run = tl.program_id(0).to(tl.int64) // ROWS
-    y, x = _run(run, W, BLOCK_P, 1)
-    on_map = y < H
-    mask_ptr += b * stride_mb + g * (K * K) * stride_mt + first_i * stride_mi
-    m0 = mask_ptr + y * stride_my + x * stride_mx
-    m1 = m0 + stride_mj
-    m2 = m0 + (stride_mi if S == 2 else 2 * stride_mj)
-    m3 = m2 + stride_mj
+    y, x, i, j = _output_lanes(pid_m, W, S, LANES, BLOCK_P)
+    on_map = (y < H) & (j < 3) if S == 3 else y < H
+    Y, X = y.to(tl.int64) * S + i, x * S + j
+    mask_ptr += b * stride_mb + g * (K * K) * stride_mt
+    at_mask = (y.to(tl.int64) * stride_my + i * stride_mi + x * stride_mx + j * stride_mj
+               ).to(tl.int32)
 
-    top0, top1, top2, top3 = 0.0, 0.0, 0.0, 0.0
-    scale0, scale1, scale2, scale3 = 1.0, 1.0, 1.0, 1.0
+    lse = 0.0
     if NORMALIZE:
-        top0, total0 = _softmax_sums(m0, stride_mt, on_map, K, BLOCK_T)
-        top1, total1, top2, total2, top3, total3 = top0, total0, top0, total0, top0, total0
-        if SUB > 1:
-            top1, total1 = _softmax_sums(m1, stride_mt, on_map, K, BLOCK_T)
-            top2, total2 = _softmax_sums(m2, stride_mt, on_map, K, BLOCK_T)
-        if SUB > 3:
-            top3, total3 = _softmax_sums(m3, stride_mt, on_map, K, BLOCK_T)
+        tap = tl.arange(0, BLOCK_T)[:, None]
+        m = tl.load(mask_ptr + tap * stride_mt + at_mask[None, :],
+                    mask=on_map[None, :] & (tap < K * K), other=0.0).to(tl.float32)
+        m = tl.where(tap < K * K, m, float("-inf"))
+        top = tl.max(m, 0)
+        lse = top + tl.log(tl.sum(tl.exp(m - top[None, :]), 0))
         if pid_c == 0:
-            stat = (lse_ptr + pid_bg * (H.to(tl.int64) * S) * (W * S) + (y * S + first_i) * (W * S)
-                    + x * S)
-            stat2 = stat + (W * S if S == 2 else 2)
-            tl.store(stat, top0 + tl.log(total0), mask=on_map)
-            if SUB > 1:
-                tl.store(stat + 1, top1 + tl.log(total1), mask=on_map)
-                tl.store(stat2, top2 + tl.log(total2), mask=on_map)
-            if SUB > 3:
-                tl.store(stat2 + 1, top3 + tl.log(total3), mask=on_map)
-        scale0, scale1, scale2, scale3 = 1 / total0, 1 / total1, 1 / total2, 1 / total3
+            stat = lse_ptr + pid_bg * (H.to(tl.int64) * S) * (W * S) + Y * (W * S) + X
+            tl.store(stat, lse, mask=on_map)
 
     offs_c = pid_c * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask_c = (offs_c < C // G)[:, None]
+    mask_c = (offs_c < C // G)[:, None] | (EVEN_C == 1)
     channel = (g * (C // G) + offs_c)[:, None]
-    source = (x_ptr + b * stride_xb + channel * stride_xc
-              + (y * stride_xh + x * stride_xw)[None, :])
-    a0 = tl.zeros([BLOCK_C, BLOCK_P], dtype=tl.float32)
-    a1 = tl.zeros([BLOCK_C, BLOCK_P], dtype=tl.float32)
-    a2 = tl.zeros([BLOCK_C, BLOCK_P], dtype=tl.float32)
-    a3 = tl.zeros([BLOCK_C, BLOCK_P], dtype=tl.float32)
+    row, column = _run(pid_m.to(tl.int64) // (1 if S == 2 else S), W, BLOCK_P, 1)
+    x_ptr += b * stride_xb
+    at = (channel * stride_xc
+          + (row.to(tl.int64) * stride_xh + column * stride_xw)[None, :]).to(tl.int32)
+    acc = tl.zeros([BLOCK_C, BLOCK_P * LANES], dtype=tl.float32)
     for tap in range(K * K):
         dy, dx = tap // K - K // 2, tap % K - K // 2
-        inside = (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-        value = tl.load(source + (dy * stride_xh + dx * stride_xw), mask=inside[None, :] & mask_c,
-                        other=0.0).to(tl.float32)
-        a0 += _weight(m0, on_map, top0, scale0, NORMALIZE)[None, :] * value
-        m0 += stride_mt
-        if SUB > 1:
-            a1 += _weight(m1, on_map, top1, scale1, NORMALIZE)[None, :] * value
-            a2 += _weight(m2, on_map, top2, scale2, NORMALIZE)[None, :] * value
-            m1 += stride_mt
-            m2 += stride_mt
-        if SUB > 3:
-            a3 += _weight(m3, on_map, top3, scale3, NORMALIZE)[None, :] * value
-            m3 += stride_mt
-
-    LANES: tl.constexpr = 1 if S == 3 else S
-    py, px = _run(run, W, BLOCK_P, LANES)
-    stored = (py < H)[None, :] & mask_c
-    column = px * S + tl.arange(0, BLOCK_P * LANES) % LANES
-    out = (b * stride_ob + channel * stride_oc
-           + ((py * S + first_i) * stride_oh + column * stride_ow)[None, :])
-    out = _aligned(out, LANES, ALIGNED)
-    dtype: tl.constexpr = out_ptr.dtype.element_ty
-    if S == 1:
-        tl.store(out_ptr + out, a0.to(dtype), mask=stored)
-    elif S == 2:
-        tl.store(out_ptr + out, tl.interleave(a0.to(dtype), a1.to(dtype)), mask=stored)
-        out = _aligned(out + stride_oh, LANES, ALIGNED)
-        tl.store(out_ptr + out, tl.interleave(a2.to(dtype), a3.to(dtype)), mask=stored)
-    elif S == 3:
-        tl.store(out_ptr + out, a0.to(dtype), mask=stored)
-        tl.store(out_ptr + out + stride_ow, a1.to(dtype), mask=stored)
-        tl.store(out_ptr + out + 2 * stride_ow, a2.to(dtype), mask=stored)
-    else:
-        even, odd = tl.interleave(a0, a2), tl.interleave(a1, a3)
-        tl.store(out_ptr + out, tl.interleave(even.to(dtype), odd.to(dtype)), mask=stored)
+        inside = (row + dy >= 0) & (row + dy < H) & (column + dx >= 0) & (column + dx < W)
+        value = tl.load(x_ptr + (dy * stride_xh + dx * stride_xw) + at,
+                        mask=inside[None, :] & mask_c, other=0.0).to(tl.float32)
+        acc += _weight(mask_ptr + at_mask, on_map, lse, NORMALIZE)[None, :] * _spread(value, LANES)
+        mask_ptr += stride_mt
+    out = b * stride_ob + channel * stride_oc + (Y * stride_oh + X * stride_ow)[None, :]
+    tl.store(out_ptr + _aligned(out, S, ALIGNED), acc.to(out_ptr.dtype.element_ty),
+             mask=on_map[None, :] & mask_c)
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -197,6 +169,7 @@ def carafe_bwd_x_kernel(
     S: tl.constexpr,
     NORMALIZE: tl.constexpr,
     ALIGNED: tl.constexpr,
+    EVEN_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -214,59 +187,41 @@ def carafe_bwd_x_kernel(
     mask_ptr += b * stride_mb + g * (K * K) * stride_mt
     lse_ptr += pid_bg * (H.to(tl.int64) * S) * (W * S)
     offs_c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask_c = (offs_c < C // G)[:, None]
+    mask_c = (offs_c < C // G)[:, None] | (EVEN_C == 1)
     channel = (g * (C // G) + offs_c)[:, None]
 
-    at_grad = (b * stride_gb + channel * stride_gc
-               + (y * S * stride_gh + (x * S + lane) * stride_gw)[None, :])
-    mask_ptr += y * stride_my + x * stride_mx + lane * stride_mj
-    lse_ptr += y * S * (W * S) + x * S + lane
+    grad_ptr += b * stride_gb
+    at_grad = (channel * stride_gc
+               + (y.to(tl.int64) * S * stride_gh + (x * S + lane) * stride_gw)[None, :])
+    at_grad = _aligned(at_grad.to(tl.int32), LANES, ALIGNED)
+    at_mask = (y.to(tl.int64) * stride_my + x * stride_mx + lane * stride_mj).to(tl.int32)
+    at_lse = (y.to(tl.int64) * S * (W * S) + x * S + lane).to(tl.int32)
 
     acc = tl.zeros([BLOCK_C, BLOCK_P * LANES], dtype=tl.float32)
     for tap in range(K * K):
         dy, dx = K // 2 - tap // K, K // 2 - tap % K  # to the pixel that has this one as its tap
         inside = (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-        at_mask = mask_ptr + (dy * stride_my + dx * stride_mx)
         for i in tl.static_range(S):
             for j in tl.static_range(0, S, LANES):
-                at = _aligned(at_grad + ((dy * S + i) * stride_gh + (dx * S + j) * stride_gw),
-                              LANES, ALIGNED)
-                grad = tl.load(grad_ptr + at, mask=inside[None, :] & mask_c,
+                shift = (dy * S + i) * stride_gh + (dx * S + j) * stride_gw
+                if ALIGNED:
+                    shift = tl.multiple_of(shift, LANES)
+                grad = tl.load(grad_ptr + shift + at_grad, mask=inside[None, :] & mask_c,
                                other=0.0).to(tl.float32)
                 lse = 0.0
                 if NORMALIZE:
-                    lse = tl.load(lse_ptr + ((dy * S + i) * (W * S) + dx * S + j), mask=inside,
-                                  other=0.0)
-                weight = _weight(at_mask + (i * stride_mi + j * stride_mj), inside, lse, 1.0,
-                                 NORMALIZE)
+                    lse = tl.load(lse_ptr + ((dy * S + i) * (W * S) + dx * S + j) + at_lse,
+                                  mask=inside, other=0.0)
+                shift_m = dy * stride_my + dx * stride_mx + i * stride_mi + j * stride_mj
+                weight = _weight(mask_ptr + shift_m + at_mask, inside, lse, NORMALIZE)
                 acc += weight[None, :] * grad
         mask_ptr += stride_mt
     if LANES > 1:
         acc = tl.sum(tl.reshape(acc, [BLOCK_C, BLOCK_P, LANES]), 2)
     y, x = _run(run, W, BLOCK_P, 1)
-    out = dx_ptr + b * stride_xb + channel * stride_xc + (y * stride_xh + x * stride_xw)[None, :]
+    out = (dx_ptr + b * stride_xb + channel * stride_xc
+           + (y.to(tl.int64) * stride_xh + x * stride_xw)[None, :])
     tl.store(out, acc.to(dx_ptr.dtype.element_ty), mask=(y < H)[None, :] & mask_c)
-
-
-@triton.jit
-def _load_grad(ptr, channel, mask, stride_gc):
-    return tl.load(ptr[None, :] + channel * stride_gc, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _store_dmask(dmask_ptr, mask_ptr, at, stride_mt, dweight, on_map, K: tl.constexpr,
-                 NORMALIZE: tl.constexpr, BLOCK_T: tl.constexpr):
-    """Write the gradient [BLOCK_T, P] of the weights, with NORMALIZE through their softmax."""
-    tap = tl.arange(0, BLOCK_T)[:, None]
-    at = at[None, :] + tap * stride_mt
-    mask = on_map[None, :] & (tap < K * K)
-    if NORMALIZE:
-        m = tl.load(mask_ptr + at, mask=mask, other=0.0).to(tl.float32)
-        m = tl.where(tap < K * K, m, float("-inf"))
-        e = tl.exp(m - tl.max(m, 0)[None, :])
-        weight = e * (1 / tl.sum(e, 0))[None, :]
-        dweight = weight * (dweight - tl.sum(weight * dweight, 0)[None, :])
-    tl.store(dmask_ptr + at, dweight.to(dmask_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -296,6 +251,8 @@ def carafe_bwd_mask_kernel(
     K: tl.constexpr,
     S: tl.constexpr,
     NORMALIZE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    EVEN_C: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -303,58 +260,44 @@ def carafe_bwd_mask_kernel(
     """dweight[tap] = sum over channels of grad * x[tap]; with NORMALIZE through the softmax.
 
     The gradients of BLOCK_C channels stay in registers while the taps pass; what each tap gives
-    goes into its row of [BLOCK_T, P].
+    goes into its row of [BLOCK_T, lanes], where the softmax is then made again.
     Grid: (cdiv(H W, BLOCK_P) * (1 if S = 2 else S), B G).
     """
-    SUB: tl.constexpr = 4 if S == 2 else S
-    ROWS: tl.constexpr = 1 if S == 2 else S
+    LANES: tl.constexpr = 1 if S == 1 else 4
+    pid_m = tl.program_id(0)
     pid_bg = tl.program_id(1).to(tl.int64)
     b, g = pid_bg // G, pid_bg % G
-    first_i = tl.program_id(0) % ROWS
-    y, x = _run(tl.program_id(0).to(tl.int64) // ROWS, W, BLOCK_P, 1)
-    on_map = y < H
-    row_of = tl.arange(0, BLOCK_T)[:, None]
-    d0 = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.float32)
-    d1 = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.float32)
-    d2 = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.float32)
-    d3 = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.float32)
-    grads = (grad_ptr + b * stride_gb + (y * S + first_i) * stride_gh + x * S * stride_gw)
-    third = stride_gh if S == 2 else 2 * stride_gw
+    y, x, i, j = _output_lanes(pid_m, W, S, LANES, BLOCK_P)
+    on_map = (y < H) & (j < 3) if S == 3 else y < H
+    row, column = _run(pid_m.to(tl.int64) // (1 if S == 2 else S), W, BLOCK_P, 1)
+    tap_of_row = tl.arange(0, BLOCK_T)[:, None]
+    x_ptr += b * stride_xb
+    at_grad = (y.to(tl.int64) * S + i) * stride_gh + (x * S + j) * stride_gw
+    dweight = tl.zeros([BLOCK_T, BLOCK_P * LANES], dtype=tl.float32)
     for start in range(0, C // G, BLOCK_C):
         offs_c = start + tl.arange(0, BLOCK_C)
-        mask_c = (offs_c < C // G)[:, None]
+        mask_c = (offs_c < C // G)[:, None] | (EVEN_C == 1)
         channel = (g * (C // G) + offs_c)[:, None]
-        mask = mask_c & on_map[None, :]
-        g0 = _load_grad(grads, channel, mask, stride_gc)
-        g1, g2, g3 = g0, g0, g0
-        if SUB > 1:
-            g1 = _load_grad(grads + stride_gw, channel, mask, stride_gc)
-            g2 = _load_grad(grads + third, channel, mask, stride_gc)
-        if SUB > 3:
-            g3 = _load_grad(grads + third + stride_gw, channel, mask, stride_gc)
-        source = (x_ptr + b * stride_xb + channel * stride_xc
-                  + (y * stride_xh + x * stride_xw)[None, :])
+        of_grad = _aligned(b * stride_gb + channel * stride_gc + at_grad[None, :], S, ALIGNED)
+        grad = tl.load(grad_ptr + of_grad, mask=mask_c & on_map[None, :],
+                       other=0.0).to(tl.float32)
+        at = (channel * stride_xc
+              + (row.to(tl.int64) * stride_xh + column * stride_xw)[None, :]).to(tl.int32)
         for tap in range(K * K):
             dy, dx = tap // K - K // 2, tap % K - K // 2
-            inside = (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-            value = tl.load(source + (dy * stride_xh + dx * stride_xw),
+            inside = (row + dy >= 0) & (row + dy < H) & (column + dx >= 0) & (column + dx < W)
+            value = tl.load(x_ptr + (dy * stride_xh + dx * stride_xw) + at,
                             mask=inside[None, :] & mask_c, other=0.0).to(tl.float32)
-            mine = row_of == tap
-            d0 += tl.where(mine, tl.sum(g0 * value, 0)[None, :], 0.0)
-            if SUB > 1:
-                d1 += tl.where(mine, tl.sum(g1 * value, 0)[None, :], 0.0)
-                d2 += tl.where(mine, tl.sum(g2 * value, 0)[None, :], 0.0)
-            if SUB > 3:
-                d3 += tl.where(mine, tl.sum(g3 * value, 0)[None, :], 0.0)
+            total = tl.sum(grad * _spread(value, LANES), 0)
+            dweight += tl.where(tap_of_row == tap, total[None, :], 0.0)
 
-    at = (b * stride_mb + g * (K * K) * stride_mt + y * stride_my + first_i * stride_mi
-          + x * stride_mx)
-    _store_dmask(dmask_ptr, mask_ptr, at, stride_mt, d0, on_map, K, NORMALIZE, BLOCK_T)
-    if SUB > 1:
-        at2 = at + (stride_mi if S == 2 else 2 * stride_mj)
-        _store_dmask(dmask_ptr, mask_ptr, at + stride_mj, stride_mt, d1, on_map, K, NORMALIZE,
-                     BLOCK_T)
-        _store_dmask(dmask_ptr, mask_ptr, at2, stride_mt, d2, on_map, K, NORMALIZE, BLOCK_T)
-        if SUB > 3:
-            _store_dmask(dmask_ptr, mask_ptr, at2 + stride_mj, stride_mt, d3, on_map, K, NORMALIZE,
-                         BLOCK_T)
+    at = (b * stride_mb + g * (K * K) * stride_mt + y.to(tl.int64) * stride_my + i * stride_mi
+          + x * stride_mx + j * stride_mj)[None, :] + tap_of_row * stride_mt
+    mask = on_map[None, :] & (tap_of_row < K * K)
+    if NORMALIZE:
+        m = tl.load(mask_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        m = tl.where(tap_of_row < K * K, m, float("-inf"))
+        e = tl.exp(m - tl.max(m, 0)[None, :])
+        weight = e * (1 / tl.sum(e, 0))[None, :]
+        dweight = weight * (dweight - tl.sum(weight * dweight, 0)[None, :])
+    tl.store(dmask_ptr + at, dweight.to(dmask_ptr.dtype.element_ty), mask=mask)

@@ -24,7 +24,14 @@ def can_run_carafe(features: Tensor, masks: Tensor, kernel_size: int,
     if not 3 <= kernel_size <= 7 or not 1 <= scale_factor <= 4:
         return ("its kernels take kernels of 3 to 7 and scales of 1 to 4, "
                 f"not {kernel_size} and {scale_factor}")
+    if max(_extent(features), _extent(masks), features[:1].numel() * scale_factor**2) >= 2**31:
+        return "its kernels take maps of fewer than 2^31 numbers an image"
     return None
+
+
+def _extent(maps: Tensor) -> int:
+    """How far apart the first and the last number of an image lie."""
+    return sum((n - 1) * step for n, step in zip(maps.shape[1:], maps.stride()[1:]))
 
 
 class _Config(NamedTuple):
@@ -95,7 +102,8 @@ def _forward(features: Tensor, masks: Tensor, kernel_size: int, group_size: int,
     launch(carafe_fwd_kernel, grid, features, masks, out, lse, h, w, c, g, *features.stride(),
            *_mask_strides(masks, s, normalize), *out.stride(), device=features.device, K=k, S=s,
            NORMALIZE=int(normalize), ALIGNED=int(_aligned(out, s)),
-           BLOCK_T=next_power_of_2(k * k), **options(config))
+           EVEN_C=int(c // g % config.block_c == 0), BLOCK_T=next_power_of_2(k * k),
+           **options(config))
     return out, lse
 
 
@@ -117,16 +125,18 @@ def _backward(grad: Tensor, features: Tensor, masks: Tensor, lse: Tensor, kernel
     b, c, h, w = features.shape
     k, g, s = kernel_size, group_size, scale_factor
     masks = _dense(masks)
+    grad = grad if _extent(grad) < 2**31 else grad.contiguous()
     strides = _mask_strides(masks, s, normalize)
     config = _config(c // g, backward=True)
     runs = -(-h * w // config.block_p)
-    common = {"device": features.device, "K": k, "S": s, "NORMALIZE": int(normalize),
-              **options(config)}
+    common: dict[str, Any] = {
+        "device": features.device, "K": k, "S": s, "NORMALIZE": int(normalize),
+        "ALIGNED": int(_aligned(grad, s)), "EVEN_C": int(c // g % config.block_c == 0),
+        **options(config)}
     dx = optional_empty(features, needs_x)
     if needs_x:
         launch(carafe_bwd_x_kernel, (runs, -(-c // g // config.block_c), b * g), grad, masks, lse,
-               dx, h, w, c, g, *grad.stride(), *strides, *dx.stride(),
-               ALIGNED=int(_aligned(grad, s)), **common)
+               dx, h, w, c, g, *grad.stride(), *strides, *dx.stride(), **common)
     dmask = optional_empty(masks, needs_mask)
     if needs_mask:
         launch(carafe_bwd_mask_kernel, (runs * (1 if s == 2 else s), b * g), features, masks, grad,

@@ -242,7 +242,7 @@ def eval_map(det_results: list[list[np.ndarray]], annotations: list[dict[str, An
         dets = [image[label] for image in det_results]
         gts = _of_class(annotations, label, "")
         ignored = _of_class(annotations, label, "_ignore")
-        found = []
+        found: list[Any] = []
         for i, args in enumerate(zip(dets, gts, ignored)):
             kwargs: dict[str, Any] = {}
             if rule is tpfp_openimages:

@@ -161,7 +161,8 @@ class Shear(_Move):
             results,
             lambda img, fill: imshear(img, magnitude, self.direction, border_value=fill,
                                       interpolation=self.interpolation),
-            lambda xy: np.matmul(matrix, xy.astype(np.float32).transpose(2, 0, 1)).transpose(1, 2, 0),
+            lambda xy: np.matmul(matrix, xy.astype(np.float32).transpose(2, 0, 1)).transpose(
+                1, 2, 0),
             lambda masks, shape: masks.shear(shape, magnitude, self.direction, border_value=0,
                                              interpolation=self.interpolation))
 
