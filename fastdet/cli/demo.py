@@ -62,7 +62,8 @@ def draw_set(folder: Path, count: int, seed: int) -> Path:
 
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i in range(count):
         img, shapes = _scene(rng)
         cv2.imwrite(str(folder / f"{i:04}.png"), img)
@@ -172,7 +173,7 @@ def _sheet(dataset: Any, results: list[Any], model: Any, path: Path, columns: in
     colours = [(66, 133, 244), (219, 68, 55), (15, 157, 88)]
     tiles = []
     for info, result in list(zip(dataset.data_infos, results))[:columns * rows]:
-        img = cv2.imread(str(Path(dataset.img_prefix) / info["filename"]))
+        img: Any = cv2.imread(str(Path(dataset.img_prefix) / info["filename"]))
         img = cv2.resize(img, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
         boxes, labels, _ = unpack(result)
         boxes = boxes.copy()

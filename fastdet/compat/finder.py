@@ -12,6 +12,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from fastdet.utils import Registry
+
 from .names import RENAMED, our_module
 from .origin import REPLACED, Source, is_original, known_fingerprints, registers
 
@@ -46,8 +48,8 @@ class _Rewriter(ast.NodeTransformer):
 
     ``@REGISTRY.register_module() class C`` becomes ``from fastdet... import C`` and
     ``REGISTRY.register_module(force=True, module=C)``: configs then build ours, and so does a
-    subclass further down in the file. A definition that is not MMDetection 2.26.0's stays, and
-    takes the place that ours may have in a registry that both share.
+    subclass further down in the file. Any other definition stays, and takes the place that ours
+    may have in a registry that both share.
     """
 
     def __init__(self, module: str, source: Source) -> None:
@@ -60,11 +62,29 @@ class _Rewriter(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
         return self._definition(node)
 
-    def _definition(self, node: Any) -> Any:
-        if ours_for(self.module, node.name) is None:
+    def visit_Assign(self, node: ast.Assign) -> Any:
+        """``REGISTRY = Registry(...)`` becomes an import of ours.
+
+        What MMDetection and its users register is then found by our components, and the reverse.
+        """
+        made = node.value.func if isinstance(node.value, ast.Call) else None
+        name = node.targets[0].id if isinstance(node.targets[0], ast.Name) else ""
+        if not (isinstance(made, ast.Name) and made.id == "Registry"
+                and isinstance(ours_for(self.module, name), Registry)):
             return node
+        ours = ast.ImportFrom(our_module(self.module), [ast.alias(name)], 0)
+        return ast.fix_missing_locations(ast.copy_location(ours, node))
+
+    def visit_Expr(self, node: ast.Expr) -> Any:
+        """``REGISTRY.register_module(...)``: ours may have the name already."""
+        if registers(node.value):
+            node.value = _forced(node.value)
+        return node
+
+    def _definition(self, node: Any) -> Any:
         registered = [_forced(d) for d in node.decorator_list if registers(d)]
-        if not is_original(self.source, self.module, node.name):
+        if ours_for(self.module, node.name) is None or not is_original(
+                self.source, self.module, node.name):
             others = [d for d in node.decorator_list if not registers(d)]
             node.decorator_list = [*registered, *others]
             return node
@@ -96,7 +116,8 @@ class _RewritingLoader(SourceFileLoader):
         rewriter = _Rewriter(fullname, self._source)
         body: list[ast.stmt] = []
         for node in tree.body:
-            new = rewriter.visit(node) if isinstance(node, ast.ClassDef | ast.FunctionDef) else node
+            own = isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Assign | ast.Expr)
+            new = rewriter.visit(node) if own else node
             body += new if isinstance(new, list) else [new]
         tree.body = body
         return compile(tree, path, "exec", dont_inherit=True)
@@ -120,8 +141,10 @@ class Finder(MetaPathFinder):
         if installed is None:
             return self._alias(fullname)
         spec = self._elsewhere(fullname, path, target)
-        if spec is not None and fullname in known_fingerprints() \
-                and type(spec.loader) is SourceFileLoader and spec.origin is not None:
+        if spec is not None and type(spec.loader) is SourceFileLoader \
+                and spec.origin is not None and (
+                    fullname in known_fingerprints()
+                    or b"register_module(" in Path(spec.origin).read_bytes()):
             spec.loader = _RewritingLoader(fullname, spec.origin, self._source(installed))
             spec.cached = None
         return spec

@@ -68,11 +68,11 @@ class CustomDataset(Dataset):
                 if path is not None and not osp.isabs(path):
                     setattr(self, name, osp.join(data_root, path))
         with self.file_client.get_local_path(self.ann_file) as path:
-            self.data_infos: Any = self.load_annotations(path)
+            self.data_infos: Any = self.load_annotations(str(path))
         self.proposals: Any = None
         if self.proposal_file is not None:
             with self.file_client.get_local_path(self.proposal_file) as path:
-                self.proposals = self.load_proposals(path)
+                self.proposals = self.load_proposals(str(path))
         if not test_mode:
             valid = self._filter_imgs()
             self.data_infos = [self.data_infos[i] for i in valid]

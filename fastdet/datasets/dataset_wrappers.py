@@ -75,7 +75,8 @@ class ConcatDataset(_ConcatDataset):
         if self.separate_eval:
             found: dict[str, Any] = {}
             start = 0
-            for i, (end, dataset) in enumerate(zip(self.cumulative_sizes, self.datasets)):
+            each: list[Any] = list(self.datasets)
+            for i, (end, dataset) in enumerate(zip(self.cumulative_sizes, each)):
                 say(f"\nEvaluating {dataset.ann_file} with {end - start} images now", logger)
                 own = dataset.evaluate(results[start:end], logger=logger, **kwargs)
                 found.update({f"{i}_{key}": value for key, value in own.items()})

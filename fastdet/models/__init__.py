@@ -29,8 +29,12 @@ from .losses import *  # noqa: F403
 from .losses import __all__ as _losses
 from .necks import *  # noqa: F403
 from .necks import __all__ as _necks
+from .plugins import *  # noqa: F403
+from .plugins import __all__ as _plugins
 from .roi_heads import *  # noqa: F403
 from .roi_heads import __all__ as _roi_heads
+from .seg_heads import *  # noqa: F403
+from .seg_heads import __all__ as _seg_heads
 
 __all__ = [
     "BACKBONES", "NECKS", "ROI_EXTRACTORS", "SHARED_HEADS", "HEADS", "LOSSES", "DETECTORS",
@@ -43,4 +47,6 @@ __all__ += _necks
 __all__ += _dense_heads
 __all__ += _detectors
 __all__ += _losses
+__all__ += _plugins
 __all__ += _roi_heads
+__all__ += _seg_heads

@@ -1,15 +1,13 @@
 """Triton kernels of CARAFE, forward and backward.
 
-Every sum over taps is a product of matrices. For a run of output pixels in one row, the weights of
-the taps in one source row form a band matrix, [output pixels, source pixels], that is zero where a
-source pixel is no tap of the output pixel; times [source pixels, channels] it gives that row's
-part of the output. The band wastes multiply-adds (the source pixels of a run are more than k) and
-saves loads: a source row is read once per run instead of once per tap, by tensor cores. What is
-not finite would reach all of a run through the zeros of the band: it is added on its own.
+A program owns a run of source pixels, counted through the rows of the map, and as many channels of
+one group as fit, as [channels, lanes]. A source pixel has four lanes, one for each output pixel:
+the 2 x 2 of S = 2, or with S = 3 and 4 the columns of one of its S rows (S = 1: one lane). A value
+that was loaded once is multiplied into all of them.
 
-The weight of tap (ty, tx) at output pixel (Y, X) of group g stands at ``(g k^2 + ty k + tx) *
-stride_mt + Y // s * stride_my + Y % s * stride_mi + X // s * stride_mx + X % s * stride_mj``, which
-covers weights before and after the pixel shuffle. lse is [B, G, s H, s W] fp32.
+Weights, before or after the pixel shuffle, stand by tap (``stride_mt``), source row and row in it
+(``stride_my``, ``stride_mi``), source column and column in it (``stride_mx``, ``stride_mj``).
+lse, the log of the sum of a softmax, is [B, G, S H, S W] fp32. Offsets within an image are int32.
 """
 
 import triton
@@ -17,29 +15,49 @@ import triton.language as tl
 
 
 @triton.jit
-def _weight_offsets(Y, X, tap, S: tl.constexpr, stride_mt, stride_my, stride_mi, stride_mx,
-                    stride_mj):
-    return (tap * stride_mt + (Y // S) * stride_my + (Y % S) * stride_mi + (X // S) * stride_mx
-            + (X % S) * stride_mj)
+def _run(pid, W, BLOCK_P: tl.constexpr, LANES: tl.constexpr):
+    """Rows and columns of BLOCK_P source pixels, each LANES times."""
+    first = pid * BLOCK_P
+    column = (first % W).to(tl.int32) + tl.arange(0, BLOCK_P * LANES) // LANES
+    return (first // W).to(tl.int32) + column // W, column % W
 
 
 @triton.jit
-def _band_product(weight, band, x, acc, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr):
-    """acc + weight x, where ``weight`` [M, K] is zero, and counts for nothing, outside ``band``."""
-    wild = x - x != 0  # NaN or infinite
-    acc = tl.dot(weight.to(x.dtype), tl.where(wild, tl.zeros_like(x), x), acc,
-                 input_precision=PRECISION)
-    if tl.max(tl.max(wild.to(tl.int32), 1), 0) > 0:
-        place = tl.arange(0, BLOCK_K)
-        for i in range(BLOCK_K):
-            row = (place == i)[:, None] & wild
-            column = (place == i)[None, :] & band
-            value = tl.sum(tl.where(row, x.to(tl.float32), 0.0), 0)
-            times = tl.sum(tl.where(column, weight, 0.0), 1)
-            both = ((tl.max(column.to(tl.int32), 1) > 0)[:, None]
-                    & (tl.max(row.to(tl.int32), 0) > 0)[None, :])
-            acc += tl.where(both, times[:, None] * value[None, :], 0.0)
-    return acc
+def _output_lanes(pid, W, S: tl.constexpr, LANES: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Source row and column of each lane, and which row and column of the S x S there."""
+    ROWS: tl.constexpr = 1 if S == 2 else S  # programs that share a run, one a row of results
+    y, x = _run(pid.to(tl.int64) // ROWS, W, BLOCK_P, LANES)
+    lane = tl.arange(0, BLOCK_P * LANES) % LANES
+    if S == 2:
+        i, j = lane // 2, lane % 2
+    else:
+        i, j = pid % ROWS, lane
+    return y, x, i, j
+
+
+@triton.jit
+def _aligned(offsets, RUN: tl.constexpr, ALIGNED: tl.constexpr):
+    """Tell the compiler that each RUN of offsets [C, M] is one aligned access."""
+    if ALIGNED and RUN > 1:
+        offsets = tl.multiple_of(tl.max_contiguous(offsets, [1, RUN]), [1, RUN])
+    return offsets
+
+
+@triton.jit
+def _spread(value, LANES: tl.constexpr):
+    """[C, P] to [C, P LANES]."""
+    if LANES == 4:
+        value = tl.interleave(value, value)
+        value = tl.interleave(value, value)
+    return value
+
+
+@triton.jit
+def _weight(ptr, on_map, lse, NORMALIZE: tl.constexpr):
+    weight = tl.load(ptr, mask=on_map, other=0.0).to(tl.float32)
+    if NORMALIZE:
+        weight = tl.exp(weight - lse)
+    return weight
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -69,68 +87,58 @@ def carafe_fwd_kernel(
     K: tl.constexpr,
     S: tl.constexpr,
     NORMALIZE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,  # output pixels of one row
-    BLOCK_K: tl.constexpr,  # source pixels that their taps reach
+    ALIGNED: tl.constexpr,  # the S columns of a source pixel in out are one aligned access
+    EVEN_C: tl.constexpr,  # the blocks of channels are full
+    BLOCK_T: tl.constexpr,  # a power of two, >= K K
+    BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """out[Y, X] = sum over taps of weight * x[Y // S + ty - K // 2, X // S + tx - K // 2].
 
-    Grid: (S H * cdiv(S W, BLOCK_M), cdiv(C / G, BLOCK_C), B G); one program owns BLOCK_M pixels of
-    one output row and BLOCK_C channels of one group.
+    Grid: (cdiv(H W, BLOCK_P) * (1 if S = 2 else S), cdiv(C / G, BLOCK_C), B G).
     """
-    pid_m = tl.program_id(0).to(tl.int64)
+    LANES: tl.constexpr = 1 if S == 1 else 4
+    pid_m = tl.program_id(0)
     pid_c = tl.program_id(1).to(tl.int64)
     pid_bg = tl.program_id(2).to(tl.int64)
     b, g = pid_bg // G, pid_bg % G
-    blocks = tl.cdiv(W * S, BLOCK_M)
-    Y = pid_m // blocks
-    first = (pid_m % blocks) * BLOCK_M
-    X = first + tl.arange(0, BLOCK_M)
-    n = first // S - K // 2 + tl.arange(0, BLOCK_K)
-    tx = n[None, :] - (X // S)[:, None] + K // 2
-    band = (tx >= 0) & (tx < K) & (X < W * S)[:, None]
+    y, x, i, j = _output_lanes(pid_m, W, S, LANES, BLOCK_P)
+    on_map = (y < H) & (j < 3) if S == 3 else y < H
+    Y, X = y.to(tl.int64) * S + i, x * S + j
     mask_ptr += b * stride_mb + g * (K * K) * stride_mt
-    stat = pid_bg * (H.to(tl.int64) * S) * (W * S) + Y * (W * S) + X
+    at_mask = (y.to(tl.int64) * stride_my + i * stride_mi + x * stride_mx + j * stride_mj
+               ).to(tl.int32)
 
-    lse = tl.zeros([BLOCK_M], dtype=tl.float32)
+    lse = 0.0
     if NORMALIZE:
-        top = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
-        total = tl.zeros([BLOCK_M], dtype=tl.float32)
-        for ty in range(K):
-            at = _weight_offsets(Y, X[:, None], ty * K + tx, S, stride_mt, stride_my, stride_mi,
-                                 stride_mx, stride_mj)
-            m = tl.load(mask_ptr + at, mask=band, other=float("-inf")).to(tl.float32)
-            m = tl.where((X < W * S)[:, None], m, 0.0)  # no NaN in rows that are not stored
-            new_top = tl.maximum(top, tl.max(m, 1))
-            total = total * tl.exp(top - new_top) + tl.sum(tl.exp(m - new_top[:, None]), 1)
-            top = new_top
-        lse = top + tl.log(total)
+        tap = tl.arange(0, BLOCK_T)[:, None]
+        m = tl.load(mask_ptr + tap * stride_mt + at_mask[None, :],
+                    mask=on_map[None, :] & (tap < K * K), other=0.0).to(tl.float32)
+        m = tl.where(tap < K * K, m, float("-inf"))
+        top = tl.max(m, 0)
+        lse = top + tl.log(tl.sum(tl.exp(m - top[None, :]), 0))
         if pid_c == 0:
-            tl.store(lse_ptr + stat, lse, mask=X < W * S)
+            stat = lse_ptr + pid_bg * (H.to(tl.int64) * S) * (W * S) + Y * (W * S) + X
+            tl.store(stat, lse, mask=on_map)
 
     offs_c = pid_c * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask_c = offs_c < C // G
-    channel = g * (C // G) + offs_c
-    acc = tl.zeros([BLOCK_M, BLOCK_C], dtype=tl.float32)
-    for ty in range(K):
-        row = Y // S + ty - K // 2
-        at = _weight_offsets(Y, X[:, None], ty * K + tx, S, stride_mt, stride_my, stride_mi,
-                             stride_mx, stride_mj)
-        if NORMALIZE:
-            m = tl.load(mask_ptr + at, mask=band, other=float("-inf")).to(tl.float32)
-            weight = tl.where(band, tl.exp(m - lse[:, None]), 0.0)
-        else:
-            weight = tl.load(mask_ptr + at, mask=band, other=0.0).to(tl.float32)
-        width = tl.where((row >= 0) & (row < H), W, 0)  # a row off the map has no pixels
-        inside = (n >= 0) & (n < width)
-        source = x_ptr + b * stride_xb + row * stride_xh + n[:, None] * stride_xw
-        x = tl.load(source + channel[None, :] * stride_xc, mask=inside[:, None] & mask_c[None, :],
-                    other=0.0)
-        acc = _band_product(weight, band, x, acc, PRECISION, BLOCK_K)
-    out = out_ptr + b * stride_ob + Y * stride_oh + X[:, None] * stride_ow
-    tl.store(out + channel[None, :] * stride_oc, acc.to(out_ptr.dtype.element_ty),
-             mask=(X < W * S)[:, None] & mask_c[None, :])
+    mask_c = (offs_c < C // G)[:, None] | (EVEN_C == 1)
+    channel = (g * (C // G) + offs_c)[:, None]
+    row, column = _run(pid_m.to(tl.int64) // (1 if S == 2 else S), W, BLOCK_P, 1)
+    x_ptr += b * stride_xb
+    at = (channel * stride_xc
+          + (row.to(tl.int64) * stride_xh + column * stride_xw)[None, :]).to(tl.int32)
+    acc = tl.zeros([BLOCK_C, BLOCK_P * LANES], dtype=tl.float32)
+    for tap in range(K * K):
+        dy, dx = tap // K - K // 2, tap % K - K // 2
+        inside = (row + dy >= 0) & (row + dy < H) & (column + dx >= 0) & (column + dx < W)
+        value = tl.load(x_ptr + (dy * stride_xh + dx * stride_xw) + at,
+                        mask=inside[None, :] & mask_c, other=0.0).to(tl.float32)
+        acc += _weight(mask_ptr + at_mask, on_map, lse, NORMALIZE)[None, :] * _spread(value, LANES)
+        mask_ptr += stride_mt
+    out = b * stride_ob + channel * stride_oc + (Y * stride_oh + X * stride_ow)[None, :]
+    tl.store(out_ptr + _aligned(out, S, ALIGNED), acc.to(out_ptr.dtype.element_ty),
+             mask=on_map[None, :] & mask_c)
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -160,64 +168,66 @@ def carafe_bwd_x_kernel(
     K: tl.constexpr,
     S: tl.constexpr,
     NORMALIZE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,  # source pixels of one row
-    BLOCK_K: tl.constexpr,  # output pixels of one row that have one of them as a tap
+    ALIGNED: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """dx gathers from the output pixels that a source pixel went to: no atomics, one order.
 
-    Grid: (H * cdiv(W, BLOCK_M), cdiv(C / G, BLOCK_C), B G).
+    A lane has one column of a source pixel's output; with S = 3 one after the other.
+    Grid: (cdiv(H W, BLOCK_P), cdiv(C / G, BLOCK_C), B G).
     """
-    pid_m = tl.program_id(0).to(tl.int64)
-    pid_c = tl.program_id(1).to(tl.int64)
+    LANES: tl.constexpr = 1 if S == 3 else S
     pid_bg = tl.program_id(2).to(tl.int64)
     b, g = pid_bg // G, pid_bg % G
-    blocks = tl.cdiv(W, BLOCK_M)
-    y = pid_m // blocks
-    first = (pid_m % blocks) * BLOCK_M
-    n = first + tl.arange(0, BLOCK_M)
-    X = (first - K // 2) * S + tl.arange(0, BLOCK_K)
-    # X may be negative here, and integer division truncates: shift by K rows, then back.
-    tx = n[:, None] - ((X + K * S) // S - K)[None, :] + K // 2
-    inside_x = (X >= 0) & (X < W * S)
-    band = (tx >= 0) & (tx < K) & inside_x[None, :] & (n < W)[:, None]
-    X = tl.where(inside_x, X, 0)
+    run = tl.program_id(0).to(tl.int64)
+    y, x = _run(run, W, BLOCK_P, LANES)
+    lane = tl.arange(0, BLOCK_P * LANES) % LANES
     mask_ptr += b * stride_mb + g * (K * K) * stride_mt
     lse_ptr += pid_bg * (H.to(tl.int64) * S) * (W * S)
-    offs_c = pid_c * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask_c = offs_c < C // G
-    channel = g * (C // G) + offs_c
+    offs_c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    mask_c = (offs_c < C // G)[:, None] | (EVEN_C == 1)
+    channel = (g * (C // G) + offs_c)[:, None]
 
-    acc = tl.zeros([BLOCK_M, BLOCK_C], dtype=tl.float32)
-    for step in range(K * S):
-        ty = step // S
-        row = y - ty + K // 2
-        if (row >= 0) & (row < H):
-            Y = row * S + step % S
-            at = _weight_offsets(Y, X[None, :], ty * K + tx, S, stride_mt, stride_my, stride_mi,
-                                 stride_mx, stride_mj)
-            if NORMALIZE:
-                lse = tl.load(lse_ptr + Y * (W * S) + X, mask=inside_x, other=0.0)
-                m = tl.load(mask_ptr + at, mask=band, other=float("-inf")).to(tl.float32)
-                weight = tl.where(band, tl.exp(m - lse[None, :]), 0.0)
-            else:
-                weight = tl.load(mask_ptr + at, mask=band, other=0.0).to(tl.float32)
-            source = grad_ptr + b * stride_gb + Y * stride_gh + X[:, None] * stride_gw
-            grad = tl.load(source + channel[None, :] * stride_gc,
-                           mask=inside_x[:, None] & mask_c[None, :], other=0.0)
-            acc = _band_product(weight, band, grad, acc, PRECISION, BLOCK_K)
-    out = dx_ptr + b * stride_xb + y * stride_xh + n[:, None] * stride_xw
-    tl.store(out + channel[None, :] * stride_xc, acc.to(dx_ptr.dtype.element_ty),
-             mask=(n < W)[:, None] & mask_c[None, :])
+    grad_ptr += b * stride_gb
+    at_grad = (channel * stride_gc
+               + (y.to(tl.int64) * S * stride_gh + (x * S + lane) * stride_gw)[None, :])
+    at_grad = _aligned(at_grad.to(tl.int32), LANES, ALIGNED)
+    at_mask = (y.to(tl.int64) * stride_my + x * stride_mx + lane * stride_mj).to(tl.int32)
+    at_lse = (y.to(tl.int64) * S * (W * S) + x * S + lane).to(tl.int32)
+
+    acc = tl.zeros([BLOCK_C, BLOCK_P * LANES], dtype=tl.float32)
+    for tap in range(K * K):
+        dy, dx = K // 2 - tap // K, K // 2 - tap % K  # to the pixel that has this one as its tap
+        inside = (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
+        for i in tl.static_range(S):
+            for j in tl.static_range(0, S, LANES):
+                shift = (dy * S + i) * stride_gh + (dx * S + j) * stride_gw
+                if ALIGNED:
+                    shift = tl.multiple_of(shift, LANES)
+                grad = tl.load(grad_ptr + shift + at_grad, mask=inside[None, :] & mask_c,
+                               other=0.0).to(tl.float32)
+                lse = 0.0
+                if NORMALIZE:
+                    lse = tl.load(lse_ptr + ((dy * S + i) * (W * S) + dx * S + j) + at_lse,
+                                  mask=inside, other=0.0)
+                shift_m = dy * stride_my + dx * stride_mx + i * stride_mi + j * stride_mj
+                weight = _weight(mask_ptr + shift_m + at_mask, inside, lse, NORMALIZE)
+                acc += weight[None, :] * grad
+        mask_ptr += stride_mt
+    if LANES > 1:
+        acc = tl.sum(tl.reshape(acc, [BLOCK_C, BLOCK_P, LANES]), 2)
+    y, x = _run(run, W, BLOCK_P, 1)
+    out = (dx_ptr + b * stride_xb + channel * stride_xc
+           + (y.to(tl.int64) * stride_xh + x * stride_xw)[None, :])
+    tl.store(out, acc.to(dx_ptr.dtype.element_ty), mask=(y < H)[None, :] & mask_c)
 
 
 @triton.jit(do_not_specialize=["H", "W"])
 def carafe_bwd_mask_kernel(
     x_ptr,
     mask_ptr,
-    out_ptr,
-    lse_ptr,
     grad_ptr,
     dmask_ptr,  # strides of the weights
     H,
@@ -234,10 +244,6 @@ def carafe_bwd_mask_kernel(
     stride_mi,
     stride_mx,
     stride_mj,
-    stride_ob,
-    stride_oc,
-    stride_oh,
-    stride_ow,
     stride_gb,
     stride_gc,
     stride_gh,
@@ -245,62 +251,53 @@ def carafe_bwd_mask_kernel(
     K: tl.constexpr,
     S: tl.constexpr,
     NORMALIZE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """dweight[tap] = sum over channels of grad * x[tap]; with NORMALIZE through the softmax.
 
-    The softmax needs sum_tap weight * dweight, which is sum_c grad * out.
-    Grid: (S H * cdiv(S W, BLOCK_M), B G); one program owns all taps of BLOCK_M output pixels.
+    The gradients of BLOCK_C channels stay in registers while the taps pass; what each tap gives
+    goes into its row of [BLOCK_T, lanes], where the softmax is then made again.
+    Grid: (cdiv(H W, BLOCK_P) * (1 if S = 2 else S), B G).
     """
-    pid_m = tl.program_id(0).to(tl.int64)
+    LANES: tl.constexpr = 1 if S == 1 else 4
+    pid_m = tl.program_id(0)
     pid_bg = tl.program_id(1).to(tl.int64)
     b, g = pid_bg // G, pid_bg % G
-    blocks = tl.cdiv(W * S, BLOCK_M)
-    Y = pid_m // blocks
-    first = (pid_m % blocks) * BLOCK_M
-    X = first + tl.arange(0, BLOCK_M)
-    mask_x = X < W * S
-    n = first // S - K // 2 + tl.arange(0, BLOCK_K)
-    tx = n[None, :] - (X // S)[:, None] + K // 2
-    band = (tx >= 0) & (tx < K) & mask_x[:, None]
-    mask_ptr += b * stride_mb + g * (K * K) * stride_mt
-    dmask_ptr += b * stride_mb + g * (K * K) * stride_mt
-    grads = grad_ptr + b * stride_gb + Y * stride_gh + X[:, None] * stride_gw
-    offs_c = tl.arange(0, BLOCK_C)
+    y, x, i, j = _output_lanes(pid_m, W, S, LANES, BLOCK_P)
+    on_map = (y < H) & (j < 3) if S == 3 else y < H
+    row, column = _run(pid_m.to(tl.int64) // (1 if S == 2 else S), W, BLOCK_P, 1)
+    tap_of_row = tl.arange(0, BLOCK_T)[:, None]
+    x_ptr += b * stride_xb
+    at_grad = (y.to(tl.int64) * S + i) * stride_gh + (x * S + j) * stride_gw
+    dweight = tl.zeros([BLOCK_T, BLOCK_P * LANES], dtype=tl.float32)
+    for start in range(0, C // G, BLOCK_C):
+        offs_c = start + tl.arange(0, BLOCK_C)
+        mask_c = (offs_c < C // G)[:, None] | (EVEN_C == 1)
+        channel = (g * (C // G) + offs_c)[:, None]
+        of_grad = _aligned(b * stride_gb + channel * stride_gc + at_grad[None, :], S, ALIGNED)
+        grad = tl.load(grad_ptr + of_grad, mask=mask_c & on_map[None, :],
+                       other=0.0).to(tl.float32)
+        at = (channel * stride_xc
+              + (row.to(tl.int64) * stride_xh + column * stride_xw)[None, :]).to(tl.int32)
+        for tap in range(K * K):
+            dy, dx = tap // K - K // 2, tap % K - K // 2
+            inside = (row + dy >= 0) & (row + dy < H) & (column + dx >= 0) & (column + dx < W)
+            value = tl.load(x_ptr + (dy * stride_xh + dx * stride_xw) + at,
+                            mask=inside[None, :] & mask_c, other=0.0).to(tl.float32)
+            total = tl.sum(grad * _spread(value, LANES), 0)
+            dweight += tl.where(tap_of_row == tap, total[None, :], 0.0)
 
-    delta = tl.zeros([BLOCK_M], dtype=tl.float32)
-    lse = tl.zeros([BLOCK_M], dtype=tl.float32)
+    at = (b * stride_mb + g * (K * K) * stride_mt + y.to(tl.int64) * stride_my + i * stride_mi
+          + x * stride_mx + j * stride_mj)[None, :] + tap_of_row * stride_mt
+    mask = on_map[None, :] & (tap_of_row < K * K)
     if NORMALIZE:
-        outs = out_ptr + b * stride_ob + Y * stride_oh + X[:, None] * stride_ow
-        for start in range(0, C // G, BLOCK_C):
-            channel = (g * (C // G) + start + offs_c)[None, :]
-            mask = mask_x[:, None] & (start + offs_c < C // G)[None, :]
-            grad = tl.load(grads + channel * stride_gc, mask=mask, other=0.0).to(tl.float32)
-            out = tl.load(outs + channel * stride_oc, mask=mask, other=0.0).to(tl.float32)
-            delta += tl.sum(grad * out, 1)
-        stat = pid_bg * (H.to(tl.int64) * S) * (W * S) + Y * (W * S) + X
-        lse = tl.load(lse_ptr + stat, mask=mask_x, other=0.0)
-
-    for ty in range(K):
-        row = Y // S + ty - K // 2
-        width = tl.where((row >= 0) & (row < H), W, 0)  # a row off the map has no pixels
-        inside = (n >= 0) & (n < width)
-        sources = x_ptr + b * stride_xb + row * stride_xh + n[None, :] * stride_xw
-        acc = tl.zeros([BLOCK_M, BLOCK_K], dtype=tl.float32)
-        for start in range(0, C // G, BLOCK_C):
-            channel = g * (C // G) + start + offs_c
-            mask_c = start + offs_c < C // G
-            grad = tl.load(grads + channel[None, :] * stride_gc,
-                           mask=mask_x[:, None] & mask_c[None, :], other=0.0)
-            x = tl.load(sources + channel[:, None] * stride_xc,
-                        mask=inside[None, :] & mask_c[:, None], other=0.0)
-            acc = tl.dot(grad, x, acc, input_precision=PRECISION)
-        at = _weight_offsets(Y, X[:, None], ty * K + tx, S, stride_mt, stride_my, stride_mi,
-                             stride_mx, stride_mj)
-        if NORMALIZE:
-            m = tl.load(mask_ptr + at, mask=band, other=0.0).to(tl.float32)
-            acc = tl.exp(m - lse[:, None]) * (acc - delta[:, None])
-        tl.store(dmask_ptr + at, acc.to(dmask_ptr.dtype.element_ty), mask=band)
+        m = tl.load(mask_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        m = tl.where(tap_of_row < K * K, m, float("-inf"))
+        e = tl.exp(m - tl.max(m, 0)[None, :])
+        weight = e * (1 / tl.sum(e, 0))[None, :]
+        dweight = weight * (dweight - tl.sum(weight * dweight, 0)[None, :])
+    tl.store(dmask_ptr + at, dweight.to(dmask_ptr.dtype.element_ty), mask=mask)

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..common import dtype_reason, next_power_of_2
+from ..autograd import operator
+from ..common import dtype_reason, next_power_of_2, optional_empty, options
 from ..dispatch import Reason, use_triton
-from ..launch import dot_precision, launch
+from ..launch import launch
 from .reference import carafe_reference
 
 __all__ = ["can_run_carafe", "carafe"]
-
 
 
 def can_run_carafe(features: Tensor, masks: Tensor, kernel_size: int,
@@ -24,31 +24,31 @@ def can_run_carafe(features: Tensor, masks: Tensor, kernel_size: int,
     if not 3 <= kernel_size <= 7 or not 1 <= scale_factor <= 4:
         return ("its kernels take kernels of 3 to 7 and scales of 1 to 4, "
                 f"not {kernel_size} and {scale_factor}")
+    if max(_extent(features), _extent(masks), features[:1].numel() * scale_factor**2) >= 2**31:
+        return "its kernels take maps of fewer than 2^31 numbers an image"
     return None
 
 
+def _extent(maps: Tensor) -> int:
+    """How far apart the first and the last number of an image lie."""
+    return sum((n - 1) * step for n, step in zip(maps.shape[1:], maps.stride()[1:]))
+
+
 class _Config(NamedTuple):
-    block_m: int
-    block_k: int
+    block_p: int
     block_c: int
     num_warps: int
-    num_stages: int
 
 
-def _config(kind: str, channels: int, kernel_size: int, scale: int, dtype: torch.dtype) -> _Config:
-    """Tiles and launch options of one kernel: ``fwd``, ``x`` or ``mask``.
+def _config(channels: int, backward: bool = False) -> _Config:
+    """Tiles: 8 elements of each accumulator a thread, so that 16 warps fit a multiprocessor.
 
-    BLOCK_K is what BLOCK_M pixels reach. 16 source pixels, or as many output pixels as they make,
-    keep the band about as wide as the taps: 20 of 32 columns for k = 5. Four warps would spill.
+    The forward has all channels of a group where 256 hold them: a softmax is then done once. 16
+    pixels at least are a sector of 16-bit numbers.
     """
-    if kind == "x":
-        block_m, reach = 16, scale * (16 + kernel_size - 1)
-    else:
-        block_m = next_power_of_2(16 * scale, 16) if scale != 3 else 32
-        reach = (block_m - 1) // scale + 1 + (block_m % scale != 0) + kernel_size - 1
-    most = 64 if kind == "x" or dtype == torch.float32 else 128
-    block_c = min(next_power_of_2(channels, 16), most)
-    return _Config(block_m, next_power_of_2(reach, 16), block_c, 8, 2)
+    block_c = min(next_power_of_2(channels, 16), 128 if backward else 256)
+    block_p = min(max(16, 2048 // block_c), 64)
+    return _Config(block_p, block_c, block_p * block_c // 256)
 
 
 def _mask_strides(masks: Tensor, scale: int, normalize: bool) -> tuple[int, ...]:
@@ -59,83 +59,102 @@ def _mask_strides(masks: Tensor, scale: int, normalize: bool) -> tuple[int, ...]
     return b, c, h * scale, h, w * scale, w
 
 
-@torch.library.custom_op("fastdet::carafe", mutates_args=())
+def _dense(masks: Tensor) -> Tensor:
+    """The weights in one of the two formats that ``empty_like`` keeps."""
+    if masks.is_contiguous() or masks.is_contiguous(memory_format=torch.channels_last):
+        return masks
+    return masks.contiguous()
+
+
+def _aligned(maps: Tensor, scale: int) -> bool:
+    """Whether the ``scale`` columns of a source pixel are one access: all rows start at one."""
+    b, c, h, w = maps.stride()
+    return w == 1 and scale != 3 and not (b % scale or c % scale or h % scale)
+
+
+def _empty_result(features: Tensor, scale: int) -> Tensor:
+    """[B, C, s H, s W] in the memory format of the features."""
+    b, c, h, w = features.shape
+    last = not features.is_contiguous() and features.is_contiguous(
+        memory_format=torch.channels_last)
+    return torch.empty((b, c, h * scale, w * scale), dtype=features.dtype, device=features.device,
+                       memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _empty_lse(features: Tensor, group_size: int, scale: int, normalize: bool) -> Tensor:
+    b, _, h, w = features.shape
+    return features.new_empty((b, group_size, h * scale, w * scale) if normalize else (0,),
+                              dtype=torch.float32)
+
+
+@operator("carafe", "(Tensor features, Tensor masks, SymInt kernel_size, SymInt group_size, "
+          "SymInt scale_factor, bool normalize) -> (Tensor, Tensor)")
 def _forward(features: Tensor, masks: Tensor, kernel_size: int, group_size: int,
              scale_factor: int, normalize: bool) -> tuple[Tensor, Tensor]:
     from .kernel import carafe_fwd_kernel
 
     b, c, h, w = features.shape
-    k, s = kernel_size, scale_factor
-    masks = masks.contiguous()
-    out = features.new_empty(b, c, h * s, w * s)
-    lse = features.new_empty((b, group_size, h * s, w * s) if normalize else (0,),
-                             dtype=torch.float32)
-    config = _config("fwd", c // group_size, k, s, features.dtype)
-    grid = (h * s * -(-w * s // config.block_m), -(-c // group_size // config.block_c),
-            b * group_size)
-    launch(carafe_fwd_kernel, grid, features, masks, out, lse, h, w, c, group_size,
-           *features.stride(), *_mask_strides(masks, s, normalize), *out.stride(),
-           device=features.device, K=k, S=s, NORMALIZE=int(normalize),
-           PRECISION=dot_precision(features.dtype), BLOCK_M=config.block_m,
-           BLOCK_K=config.block_k, BLOCK_C=config.block_c, num_warps=config.num_warps,
-           num_stages=config.num_stages)
+    k, g, s = kernel_size, group_size, scale_factor
+    out = _empty_result(features, s)
+    lse = _empty_lse(features, g, s, normalize)
+    config = _config(c // g)
+    grid = (-(-h * w // config.block_p) * (1 if s == 2 else s), -(-c // g // config.block_c), b * g)
+    launch(carafe_fwd_kernel, grid, features, masks, out, lse, h, w, c, g, *features.stride(),
+           *_mask_strides(masks, s, normalize), *out.stride(), device=features.device, K=k, S=s,
+           NORMALIZE=int(normalize), ALIGNED=int(_aligned(out, s)),
+           EVEN_C=int(c // g % config.block_c == 0), BLOCK_T=next_power_of_2(k * k),
+           **options(config))
     return out, lse
 
 
 @_forward.register_fake
 def _(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int,
       normalize: bool) -> tuple[Tensor, Tensor]:
-    b, c, h, w = features.shape
-    high = (h * scale_factor, w * scale_factor)
-    return (features.new_empty(b, c, *high),
-            features.new_empty((b, group_size, *high) if normalize else (0,), dtype=torch.float32))
+    return (_empty_result(features, scale_factor),
+            _empty_lse(features, group_size, scale_factor, normalize))
 
 
-@torch.library.custom_op("fastdet::carafe_backward", mutates_args=())
-def _backward(grad: Tensor, features: Tensor, masks: Tensor, out: Tensor, lse: Tensor,
-              kernel_size: int, group_size: int, scale_factor: int, normalize: bool,
-              needs_x: bool, needs_mask: bool) -> tuple[Tensor, Tensor]:
+@operator("carafe_backward", "(Tensor grad, Tensor features, Tensor masks, Tensor lse, "
+          "SymInt kernel_size, SymInt group_size, SymInt scale_factor, bool normalize, "
+          "bool needs_x, bool needs_mask) -> (Tensor, Tensor)")
+def _backward(grad: Tensor, features: Tensor, masks: Tensor, lse: Tensor, kernel_size: int,
+              group_size: int, scale_factor: int, normalize: bool, needs_x: bool, needs_mask: bool
+              ) -> tuple[Tensor, Tensor]:
     from .kernel import carafe_bwd_mask_kernel, carafe_bwd_x_kernel
 
     b, c, h, w = features.shape
-    k, s, g = kernel_size, scale_factor, group_size
-    masks = masks.contiguous()
+    k, g, s = kernel_size, group_size, scale_factor
+    masks = _dense(masks)
+    grad = grad if _extent(grad) < 2**31 else grad.contiguous()
     strides = _mask_strides(masks, s, normalize)
-
-    def options(kind: str) -> dict[str, Any]:
-        config = _config(kind, c // g, k, s, features.dtype)
-        return {"device": features.device, "K": k, "S": s, "NORMALIZE": int(normalize),
-                "PRECISION": dot_precision(features.dtype), "BLOCK_M": config.block_m,
-                "BLOCK_K": config.block_k, "BLOCK_C": config.block_c,
-                "num_warps": config.num_warps, "num_stages": config.num_stages}
-
-    dx = torch.empty_like(features) if needs_x else features.new_empty(0)
+    config = _config(c // g, backward=True)
+    runs = -(-h * w // config.block_p)
+    common: dict[str, Any] = {
+        "device": features.device, "K": k, "S": s, "NORMALIZE": int(normalize),
+        "ALIGNED": int(_aligned(grad, s)), "EVEN_C": int(c // g % config.block_c == 0),
+        **options(config)}
+    dx = optional_empty(features, needs_x)
     if needs_x:
-        at = options("x")
-        grid = (h * -(-w // at["BLOCK_M"]), -(-c // g // at["BLOCK_C"]), b * g)
-        launch(carafe_bwd_x_kernel, grid, grad, masks, lse, dx, h, w, c, g, *grad.stride(),
-               *strides, *dx.stride(), **at)
-    dmask = torch.empty_like(masks) if needs_mask else masks.new_empty(0)
+        launch(carafe_bwd_x_kernel, (runs, -(-c // g // config.block_c), b * g), grad, masks, lse,
+               dx, h, w, c, g, *grad.stride(), *strides, *dx.stride(), **common)
+    dmask = optional_empty(masks, needs_mask)
     if needs_mask:
-        at = options("mask")
-        rows = h * s * -(-w * s // at["BLOCK_M"])
-        launch(carafe_bwd_mask_kernel, (rows, b * g), features, masks, out, lse, grad, dmask, h, w,
-               c, g, *features.stride(), *strides, *out.stride(), *grad.stride(), **at)
+        launch(carafe_bwd_mask_kernel, (runs * (1 if s == 2 else s), b * g), features, masks, grad,
+               dmask, h, w, c, g, *features.stride(), *strides, *grad.stride(),
+               BLOCK_T=next_power_of_2(k * k), **common)
     return dx, dmask
 
 
 @_backward.register_fake
-def _(grad: Tensor, features: Tensor, masks: Tensor, out: Tensor, lse: Tensor, kernel_size: int,
+def _(grad: Tensor, features: Tensor, masks: Tensor, lse: Tensor, kernel_size: int,
       group_size: int, scale_factor: int, normalize: bool, needs_x: bool, needs_mask: bool
       ) -> tuple[Tensor, Tensor]:
-    return (torch.empty_like(features) if needs_x else features.new_empty(0),
-            torch.empty_like(masks, memory_format=torch.contiguous_format) if needs_mask
-            else masks.new_empty(0))
+    return optional_empty(features, needs_x), optional_empty(_dense(masks), needs_mask)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     features, masks, *ctx.rest = inputs
-    ctx.save_for_backward(features, masks, *output)
+    ctx.save_for_backward(features, masks, output[1])
     ctx.mark_non_differentiable(output[1])
 
 

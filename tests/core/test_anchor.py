@@ -451,7 +451,8 @@ def test_bad_arguments(call, message):
 @generators
 def test_no_gpu_is_said_in_one_sentence(make):
     generator = make()
-    for call in (lambda: generator.grid_priors(SIZES), lambda: generator.valid_flags(SIZES, (9, 9)),
+    assert generator.valid_flags(SIZES, (9, 9))[0].device.type == "cpu"
+    for call in (lambda: generator.grid_priors(SIZES),
                  lambda: generator.single_level_grid_priors(SIZES[0], 0),
                  lambda: generator.sparse_priors(torch.arange(3), SIZES[0], 0),
                  lambda: PointGenerator().grid_points((2, 3))):

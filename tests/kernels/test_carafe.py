@@ -87,11 +87,12 @@ def test_bad_input(change, text):
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("b", "c", "h", "w", "k", "g", "s", "normalize"), [
-    (1, 20, 3, 19, 5, 1, 2, True),   # a tail in the row and in the channels
+    (1, 20, 3, 19, 5, 1, 2, True),   # a tail in the pixels and in the channels
     (2, 8, 3, 5, 3, 2, 2, False),
-    (1, 4, 2, 13, 3, 1, 3, True),    # a scale that does not divide the run
-    (1, 4, 2, 5, 7, 1, 4, True),
-    (1, 4, 3, 18, 5, 1, 1, False),
+    (1, 4, 2, 13, 3, 1, 3, True),    # a scale that is no power of two
+    (1, 4, 2, 5, 3, 1, 4, True),
+    (1, 4, 3, 7, 7, 1, 1, False),
+    (1, 64, 2, 19, 3, 2, 2, True),   # full blocks of channels, two runs of pixels
 ])
 def test_kernel(kernel_device, dtype, b, c, h, w, k, g, s, normalize):
     x, masks = inputs(b, c, h, w, k, g, s, normalize, dtype, kernel_device)
@@ -113,7 +114,9 @@ def test_kernel_takes_any_strides_and_mixed_types(kernel_device):
     want = carafe(x, masks, 3, normalize=True)
     last = x.detach().contiguous(memory_format=torch.channels_last)
     sliced = torch.stack([masks, masks], -1)[..., 0]
-    assert torch.equal(carafe(last, sliced, 3, normalize=True), want)
+    out = carafe(last, sliced, 3, normalize=True)
+    assert torch.equal(out, want)
+    assert out.is_contiguous(memory_format=torch.channels_last)
     grad = torch.ones((), device=kernel_device, dtype=torch.float16).expand_as(want)
     torch.testing.assert_close(torch.autograd.grad(want, x, grad, retain_graph=True)[0],
                                torch.autograd.grad(want, x, grad.contiguous())[0])
@@ -147,9 +150,12 @@ def test_kernel_refuses_what_it_cannot(kernel_device):
     x, masks = inputs(1, 4, 3, 5, 3, 1, 2, True, torch.float64, kernel_device)
     with pytest.raises(fastdet.BackendError, match="not float64"):
         carafe(x, masks, 3, normalize=True)
+    large = torch.zeros(1, device=kernel_device).expand(1, 2**15, 2**8, 2**8)
+    with pytest.raises(fastdet.BackendError, match=r"fewer than 2\^31 numbers"):
+        carafe(large, large[:, :9], 3, scale_factor=1)
 
 
 @pytest.mark.kernel
 def test_opcheck(kernel_device):
     x, masks = inputs(1, 4, 3, 5, 3, 1, 2, True, torch.float32, kernel_device)
-    torch.library.opcheck(op_module._forward, (x, masks, 3, 1, 2, True))
+    torch.library.opcheck(op_module._forward.traced, (x, masks, 3, 1, 2, True))

@@ -17,6 +17,10 @@ PUT = (float("nan"), float("inf"), float("-inf"))
 NOT_READ = {("gaussian_targets-centernet", "boxes"), ("grid_priors-points", "like"),
             ("valid_flags", "like")}
 
+#: Places on a map: one that is nowhere samples nothing, so that it need not show.
+PLACES_ON_A_MAP = {("deform_conv2d", "offset"), ("deform_conv2d-groups", "offset"),
+                   ("multi_scale_deformable_attention", "places")}
+
 #: Cases whose kernels are those of another one, with a branch less.
 ONCE = {"dyhead_combine-coarsest"}
 
@@ -53,7 +57,8 @@ def test_not_finite_where_the_reference_is_not(kernel_device, name, put_into):
         want = run(case, given, put_into, value, "torch")
         got = run(case, given, put_into, value, "triton")
         # A NaN has to show at all; -inf may end in a ReLU or below a maximum.
-        assert value == value or any(not t.isfinite().all() for t in want.values())
+        shows = any(not t.isfinite().all() for t in want.values())
+        assert shows or value == value or (name, put_into) in PLACES_ON_A_MAP
         for what, tensor in want.items():
             lost = ~tensor.isfinite() & got[what].isfinite()
             spread = tensor.isfinite() & ~got[what].isfinite()

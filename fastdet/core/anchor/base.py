@@ -142,7 +142,11 @@ class PriorGenerator(ABC):
 
     def _flags(self, valid: Sequence[Sequence[Size]], counts: Sequence[int], sizes: Sequence[Size],
                device: torch.device | str) -> Tensor:
-        return valid_flags(valid, counts, sizes, device=device_of(device))
+        # MMDetection's RepPointsHead asks for flags without a device on a CPU, too; what comes
+        # next moves them to where it needs them.
+        at = torch.device(device)
+        on_cpu = at.type == "cuda" and not torch.cuda.is_available()
+        return valid_flags(valid, counts, sizes, device="cpu" if on_cpu else at)
 
     def valid_flags(self, featmap_sizes: Sequence[Sequence[int]], pad_shape: Sequence[int],
                     device: torch.device | str = "cuda") -> list[Tensor]:
@@ -151,7 +155,7 @@ class PriorGenerator(ABC):
         Args:
             featmap_sizes: (height, width) of each level's feature map.
             pad_shape: (height, width, ...) of the padded image in pixels.
-            device: where the flags will lie.
+            device: where the flags will lie; on the CPU where there is no GPU.
 
         Returns:
             For each level [height * width * priors of a cell] bool.

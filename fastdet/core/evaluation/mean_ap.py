@@ -171,28 +171,29 @@ def tpfp_openimages(det_bboxes: np.ndarray, gt_bboxes: np.ndarray,
             there.
 
     Returns:
-        Right and wrong ones, and the detections that are left: those in a group are one.
+        Right and wrong ones, and the detections that are left: those in a group are one, the last
+        rows.
     """
     group = np.zeros(len(gt_bboxes), bool) if gt_bboxes_group_of is None or not use_group_of \
         else np.asarray(gt_bboxes_group_of, bool).reshape(-1)
     groups = gt_bboxes[group]
+    # Where groups are taken apart, MMDetection's overlaps never hold the last pixel.
     tp, fp = tpfp_default(det_bboxes, gt_bboxes[~group], gt_bboxes_ignore, iou_thr, area_ranges,
-                          use_legacy_coordinate)
+                          use_legacy_coordinate and not use_group_of)
     if not len(groups) or len(tp) > 1:
         return tp, fp, det_bboxes
-    iofs = bbox_overlaps(det_bboxes, groups, mode="iof",
-                         use_legacy_coordinate=use_legacy_coordinate)
-    inside_of, of = iofs.max(axis=1), iofs.argmax(axis=1)
-    in_group = (tp[0] == 0) & (inside_of >= ioa_thr)
-    members = np.flatnonzero(in_group)
-    if not len(members):
-        return tp, fp, det_bboxes
-    heads = [max(members[of[members] == g], key=lambda i: det_bboxes[i, -1])
-             for g in np.unique(of[members])]
-    rest = np.flatnonzero(~in_group)
-    dets = np.vstack((det_bboxes[rest], det_bboxes[heads]))
-    return (np.concatenate((tp[:, rest], np.ones((1, len(heads)), tp.dtype)), axis=1),
-            np.concatenate((fp[:, rest], np.zeros((1, len(heads)), fp.dtype)), axis=1), dets)
+    iofs = bbox_overlaps(det_bboxes, groups, mode="iof")
+    in_group = (tp[0] == 0) & (iofs.max(axis=1, initial=-1) >= ioa_thr)
+    of = iofs.argmax(axis=1)
+    # A group that no detection lies in stays as a box of zeros, wrong with the lowest score.
+    heads = np.zeros((len(groups), 5), det_bboxes.dtype)
+    right = np.zeros((1, len(groups)), tp.dtype)
+    for g in np.unique(of[in_group]):
+        members = det_bboxes[in_group & (of == g)]
+        heads[g], right[0, g] = members[members[:, -1].argmax()], 1
+    return (np.concatenate((tp[:, ~in_group], right), axis=1),
+            np.concatenate((fp[:, ~in_group], 1 - right), axis=1),
+            np.vstack((det_bboxes[~in_group], heads)))
 
 
 def _of_class(annotations: list[dict[str, Any]], label: int, key: str) -> list[np.ndarray]:

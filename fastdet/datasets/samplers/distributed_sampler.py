@@ -28,12 +28,16 @@ class DistributedSampler(_DistributedSampler):
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle)
         self.seed = sync_random_seed(seed, get_device())
 
+    def _length(self) -> int:
+        images: Any = self.dataset
+        return len(images)
+
     def __iter__(self) -> Iterator[int]:
         if self.shuffle:
             generator = torch.Generator()
             generator.manual_seed(self.epoch + self.seed)
-            order = torch.randperm(len(self.dataset), generator=generator).tolist()
+            order = torch.randperm(self._length(), generator=generator).tolist()
         else:
-            order = list(range(len(self.dataset)))
+            order = list(range(self._length()))
         order = (order * math.ceil(self.total_size / len(order)))[:self.total_size]
         return iter(order[self.rank:self.total_size:self.num_replicas])

@@ -326,8 +326,8 @@ class BaseRunner(metaclass=ABCMeta):
                 optimizer.load_state_dict(saved)
             except (ValueError, KeyError, TypeError) as e:
                 raise ValueError(
-                    f"the optimizer's state {name} in {checkpoint} does not fit "
-                    f"{type(optimizer).__name__} of this run ({e}); resume with "
+                    f"the state of the optimizer {name or type(optimizer).__name__} in "
+                    f"{checkpoint} does not fit that of this run ({e}); resume with "
                     "resume_optimizer=False to start it anew") from e
 
     def _gpus_before(self, meta: Mapping[str, Any], checkpoint: str) -> int:

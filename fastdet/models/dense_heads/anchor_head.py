@@ -25,7 +25,7 @@ from ..builder import HEADS, build_loss
 from ..losses.utils import at_least_float32
 from .base_dense_head import BaseDenseHead, Meta
 
-__all__ = ["AnchorHead", "AnchorTargets"]
+__all__ = ["AnchorHead", "AnchorTargets", "trained_anchors"]
 
 
 class AnchorTargets(NamedTuple):
@@ -33,7 +33,7 @@ class AnchorTargets(NamedTuple):
 
     Attributes:
         labels: [B, N]; ``num_classes`` is background.
-        label_weights: [B, N].
+        label_weights: [B, N], or [B, N, C] of each class.
         boxes: [B, N, 4], encoded, or boxes where the head's loss is on boxes.
         box_weights: [B, N, 4].
         num_pos: a scalar, positives of all images, at least one of each.
@@ -48,6 +48,24 @@ class AnchorTargets(NamedTuple):
     num_pos: Tensor
     num_neg: Tensor
     gt_inds: Tensor
+
+
+def trained_anchors(generator: Any, anchors: Tensor, featmap_sizes: Sequence[Sequence[int]],
+                    img_metas: list[Meta], border: float) -> Tensor:
+    """Which anchors [N, 4] of a generator each image trains, ``[B, N]``.
+
+    Args:
+        generator: knows which lie in the padded image.
+        anchors: of all levels.
+        featmap_sizes: height and width of each level.
+        img_metas: of each image.
+        border: pixels by which an anchor may leave the image; any if negative.
+    """
+    return torch.stack([
+        anchor_inside_flags(
+            anchors, torch.cat(generator.valid_flags(featmap_sizes, meta["pad_shape"],
+                                                     anchors.device)),
+            meta["img_shape"][:2], border) for meta in img_metas])
 
 
 @HEADS.register_module()
@@ -123,20 +141,6 @@ class AnchorHead(BaseDenseHead):
             return pseudo
         return dict(cfg)
 
-    @property
-    def num_anchors(self) -> int:
-        """Anchors at a cell; ``num_base_priors`` is its name now."""
-        warnings.warn("num_anchors is deprecated, use num_base_priors", DeprecationWarning,
-                      stacklevel=2)
-        return self.num_base_priors
-
-    @property
-    def anchor_generator(self) -> Any:
-        """The anchor generator; ``prior_generator`` is its name now."""
-        warnings.warn("anchor_generator is deprecated, use prior_generator", DeprecationWarning,
-                      stacklevel=2)
-        return self.prior_generator
-
     def _init_layers(self) -> None:
         self.conv_cls = nn.Conv2d(self.in_channels, self.num_base_priors * self.cls_out_channels,
                                   1)
@@ -162,12 +166,8 @@ class AnchorHead(BaseDenseHead):
     def valid_anchors(self, anchors: Tensor, featmap_sizes: Sequence[Sequence[int]],
                       img_metas: list[Meta]) -> Tensor:
         """Which of the anchors [N, 4] each image trains, ``[B, N]``."""
-        border = self.train_cfg.get("allowed_border", -1)
-        return torch.stack([
-            anchor_inside_flags(
-                anchors, torch.cat(self.prior_generator.valid_flags(
-                    featmap_sizes, meta["pad_shape"], anchors.device)),
-                meta["img_shape"][:2], border) for meta in img_metas])
+        return trained_anchors(self.prior_generator, anchors, featmap_sizes, img_metas,
+                               self.train_cfg.get("allowed_border", -1))
 
     def sampled(self, gt_inds: Tensor) -> tuple[Tensor, Tensor]:
         """Positives and negatives ``[B, N]`` of an assignment."""
@@ -194,7 +194,10 @@ class AnchorHead(BaseDenseHead):
             valid: [B, N].
             gts: of the batch.
         """
-        gt_inds = self.assigned(anchors, per_level, valid, gts)
+        return self.learned(anchors, self.assigned(anchors, per_level, valid, gts), gts)
+
+    def learned(self, anchors: Tensor, gt_inds: Tensor, gts: GroundTruth) -> AnchorTargets:
+        """What each anchor ([N, 4] or [B, N, 4]) learns of the gt that it is assigned [B, N]."""
         pos, neg = self.sampled(gt_inds)
         boxes, labels = gts.of(gt_inds)
         if not self.reg_decoded_bbox:
@@ -258,14 +261,14 @@ class AnchorHead(BaseDenseHead):
             bbox_pred: [B, A 4, H, W].
             anchors: [n, 4].
             labels: [B, n].
-            label_weights: [B, n].
+            label_weights: [B, n] or [B, n, C].
             bbox_targets: [B, n, 4].
             bbox_weights: [B, n, 4].
             num_total_samples: what sums are divided by.
         """
         total = at_least_float32(num_total_samples.to(cls_score.dtype))
         score = cls_score.permute(0, 2, 3, 1).reshape(-1, self.cls_out_channels)
-        of_class = self.loss_cls(score, labels.flatten(), label_weights.flatten(),
+        of_class = self.loss_cls(score, labels.flatten(), label_weights.flatten(0, 1),
                                  avg_factor=total)
         boxes = bbox_pred.permute(0, 2, 3, 1).reshape(-1, 4)
         if self.reg_decoded_bbox:

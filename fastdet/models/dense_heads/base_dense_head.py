@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -31,17 +32,34 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
     """
 
     prior_generator: Any
+    num_base_priors: Any
     bbox_coder: Any
     cls_out_channels: int
     num_classes: int
     use_sigmoid_cls: bool
     #: Numbers that the head predicts for a box.
     box_channels = 4
+    #: Whether class scores are probabilities, not logits.
+    activated = False
     train_cfg: Any
     test_cfg: Any
 
     def __init__(self, init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
+
+    @property
+    def anchor_generator(self) -> Any:
+        """The anchor generator; ``prior_generator`` is its name now."""
+        warnings.warn("anchor_generator is deprecated, use prior_generator", DeprecationWarning,
+                      stacklevel=2)
+        return self.prior_generator
+
+    @property
+    def num_anchors(self) -> Any:
+        """Anchors at a cell; ``num_base_priors`` is its name now."""
+        warnings.warn("num_anchors is deprecated, use num_base_priors", DeprecationWarning,
+                      stacklevel=2)
+        return self.num_base_priors
 
     @abstractmethod
     def loss(self, **kwargs: Any) -> Any:
@@ -61,14 +79,14 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
             gt_labels: [G] of each image; ``None`` for one class.
             gt_bboxes_ignore: [g, 4] of each image.
             proposal_cfg: with it, proposals are returned, too.
-            kwargs: for :meth:`loss`.
+            kwargs: not used; what detectors pass to both of their stages.
 
         Returns:
             The losses, and with ``proposal_cfg`` the proposals of each image.
         """
         outs = self(x)
         args = (*outs, gt_bboxes, *([] if gt_labels is None else [gt_labels]), img_metas)
-        losses = self.loss(*args, gt_bboxes_ignore=gt_bboxes_ignore, **kwargs)
+        losses = self.loss(*args, gt_bboxes_ignore=gt_bboxes_ignore)
         if proposal_cfg is None:
             return losses
         return losses, self.proposals(outs, img_metas, proposal_cfg)
@@ -76,6 +94,11 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
     def proposals(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any) -> Any:
         """Proposals of each image for a second stage."""
         return self.get_bboxes(*outs, img_metas=img_metas, cfg=cfg)
+
+    def flattened(self, maps: Sequence[Tensor], channels: int) -> Tensor:
+        """Maps [B, A C, H, W] of all levels to a row of each image and prior, [B N, channels]."""
+        return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, channels) for m in maps],
+                         dim=1).flatten(0, 1)
 
     # --- detections -------------------------------------------------------------------------
     def flat(self, maps: Sequence[Tensor], channels: int) -> list[Tensor]:
@@ -111,7 +134,8 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
             if not self.use_sigmoid_cls:
                 logits = logits.softmax(-1)[..., :-1]
             scores, labels, rows, valid = top_pairs(
-                logits, cfg.get("nms_pre", -1), cfg.get("score_thr", 0.0), self.use_sigmoid_cls)
+                logits, cfg.get("nms_pre", -1), cfg.get("score_thr", 0.0),
+                self.use_sigmoid_cls and not self.activated)
             deltas = deltas.gather(1, rows[..., None].expand(-1, -1, deltas.shape[2]))
             boxes = self.decoded(mine[rows], deltas, i, shapes)
             if factor is not None:
@@ -137,7 +161,7 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         found = self.candidates(outs, img_metas, cfg)
         if rescale:
             found = self._rescaled(found, img_metas)
-        return suppress(found, cfg["nms"], cfg["max_per_img"])
+        return suppress(found, cfg["nms"], cfg.get("max_per_img", -1))
 
     def get_bboxes(self, *outs: Any, img_metas: list[Meta], cfg: Any = None,
                    rescale: bool = False, with_nms: bool = True) -> list[tuple[Tensor, ...]]:
@@ -171,7 +195,8 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         if boxes.numel() == 0:
             return torch.cat([boxes, scores[:, None]], dim=-1), labels
         found, keep = batched_nms(boxes, scores, labels, cfg["nms"])
-        return found[:cfg["max_per_img"]], labels[keep][:cfg["max_per_img"]]
+        most = cfg.get("max_per_img", -1)
+        return (found[:most], labels[keep][:most]) if most > 0 else (found, labels[keep])
 
     def simple_test(self, feats: Sequence[Tensor], img_metas: list[Meta],
                     rescale: bool = False) -> list[tuple[Tensor, ...]]:

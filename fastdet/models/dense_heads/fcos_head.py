@@ -133,11 +133,6 @@ class FCOSHead(AnchorFreeHead):
         return torch.sqrt(across.amin(-1) / across.amax(-1) * (down.amin(-1) / down.amax(-1)))
 
     # --- losses -----------------------------------------------------------------------------
-    def flattened(self, maps: Sequence[Tensor], channels: int) -> Tensor:
-        """Maps of all levels to one row for each image and point, [B N, channels]."""
-        return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, channels) for m in maps],
-                         dim=1).flatten(0, 1)
-
     def loss(self, cls_scores: list[Tensor], bbox_preds: list[Tensor],  # type: ignore[override]
              centernesses: list[Tensor], gt_bboxes: list[Tensor], gt_labels: list[Tensor],
              img_metas: list[Meta],

@@ -87,6 +87,13 @@ class TwoStageDetector(BaseDetector):
         """
         super().forward_train(img, img_metas)
         x = self.extract_feat(img)
+        return self.losses_of(x, img_metas, gt_bboxes, gt_labels, gt_bboxes_ignore, gt_masks,
+                              proposals, **kwargs)
+
+    def losses_of(self, x: Any, img_metas: list[Meta], gt_bboxes: list[Tensor],
+                  gt_labels: list[Tensor], gt_bboxes_ignore: list[Tensor] | None, gt_masks: Any,
+                  proposals: Any, **kwargs: Any) -> dict[str, Any]:
+        """Losses of both stages on feature maps; see :meth:`forward_train`."""
         losses: dict[str, Any] = {}
         if self.with_rpn:
             cfg = self.train_cfg.get("rpn_proposal", self.test_cfg["rpn"])

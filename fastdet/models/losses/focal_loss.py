@@ -5,12 +5,32 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdet.kernels.focal_losses import sigmoid_focal_loss
+from fastdet.kernels import focal_losses
 
 from ..builder import LOSSES
 from .utils import Loss, one_hot_targets, weight_reduce_loss
 
 __all__ = ["FocalLoss", "py_focal_loss_with_prob", "sigmoid_focal_loss"]
+
+
+def sigmoid_focal_loss(pred: Tensor, target: Tensor, weight: Tensor | None = None,
+                       gamma: float = 2.0, alpha: float = 0.25, reduction: str = "mean",
+                       avg_factor: float | Tensor | None = None) -> Tensor:
+    """Focal loss of logits.
+
+    Args:
+        pred: [N, C], logits.
+        target: [N] classes, C for background, or [N, C] in [0, 1].
+        weight: [N] or [N, C], or its N C numbers in a row.
+        gamma: exponent of the focus on hard examples.
+        alpha: weight of targets, against 1 - alpha of the background.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        avg_factor: what the sum is divided by.
+    """
+    if weight is not None and weight.numel() == pred.numel():
+        weight = weight.view_as(pred)
+    return focal_losses.sigmoid_focal_loss(pred, target, weight, gamma, alpha, reduction,
+                                           avg_factor)
 
 
 def py_focal_loss_with_prob(pred: Tensor, target: Tensor, weight: Tensor | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from fastdet.core.bbox import GroundTruth, Proposals, RandomSampler, Samples
 from fastdet.runner import BaseModule
@@ -124,17 +125,12 @@ class BaseRoIHead(BaseModule, metaclass=ABCMeta):
             gt_bboxes_ignore: [g, 4] of each image.
         """
         if type(sampler) is not RandomSampler:
-            ignore = gt_bboxes_ignore or [None] * len(gt_bboxes)
-            results = []
-            for i, boxes in enumerate(proposal_list):
-                assigned = assigner.assign(boxes, gt_bboxes[i], ignore[i], gt_labels[i])
-                results.append(sampler.sample(assigned, boxes, gt_bboxes[i], gt_labels[i],
-                                              feats=[level[i][None] for level in x]))
-            return Samples.pad(results)
+            return Samples.pad(self.sampled(assigner, sampler, x, proposal_list, gt_bboxes,
+                                            gt_labels, gt_bboxes_ignore))
         proposals = Proposals.pad(proposal_list)
         gts = GroundTruth.pad(gt_bboxes, gt_labels, gt_bboxes_ignore)
         boxes, valid = proposals.boxes[..., :4].detach(), proposals.valid
-        gt_inds, _ = assigner.assign_batch(boxes, gts, valid)
+        gt_inds, overlaps = assigner.assign_batch(boxes, gts, valid)
         added = gts.labels.shape[1] if sampler.add_gt_as_proposals else 0
         if added:
             place = torch.arange(added, device=boxes.device)
@@ -142,5 +138,26 @@ class BaseRoIHead(BaseModule, metaclass=ABCMeta):
             boxes = torch.cat([gts.boxes.to(boxes.dtype), boxes], dim=1)
             valid = torch.cat([there, valid], dim=1)
             gt_inds = torch.cat([torch.where(there, place + 1, -1), gt_inds], dim=1)
+            overlaps = torch.cat([there.to(overlaps.dtype), overlaps], dim=1)
+        self.note_overlaps(overlaps, valid)
         return Samples.draw(boxes, valid, gt_inds, gts, sampler.num, sampler.pos_fraction,
                             sampler.neg_pos_ub, added)
+
+    def sampled(self, assigner: Any, sampler: Any, x: Sequence[Tensor], proposal_list: Any,
+                gt_bboxes: list[Tensor], gt_labels: list[Tensor],
+                gt_bboxes_ignore: list[Tensor] | None) -> list[Any]:
+        """What the sampler chooses, image by image; the arguments are those of :meth:`samples`."""
+        ignore: Sequence[Tensor | None] = gt_bboxes_ignore or [None] * len(gt_bboxes)
+        results, overlaps = [], []
+        for i, boxes in enumerate(proposal_list):
+            assigned = assigner.assign(boxes, gt_bboxes[i], ignore[i], gt_labels[i])
+            results.append(sampler.sample(assigned, boxes, gt_bboxes[i], gt_labels[i],
+                                          feats=[level[i][None] for level in x]))
+            overlaps.append(assigned.max_overlaps)
+        padded = pad_sequence(overlaps, batch_first=True, padding_value=-1.0)
+        self.note_overlaps(padded, padded >= 0)
+        return results
+
+    def note_overlaps(self, overlaps: Tensor, valid: Tensor) -> None:
+        """Called with each candidate's largest IoU [B, M]; for heads that learn from them."""
+        return

@@ -103,45 +103,65 @@ class CascadeRoIHead(BaseRoIHead):
             self.bbox_assigner.append(build_assigner(cfg["assigner"]))
             self.bbox_sampler.append(build_sampler(cfg["sampler"], context=self))
 
+    @property
+    def last_mask_head(self) -> Any:
+        """The head that makes masks of the image of logits."""
+        return self.mask_head[-1] if isinstance(self.mask_head, nn.ModuleList) else self.mask_head
+
+    #: Masks are trained on the regions that the stage's own boxes refined.
+    interleaved = False
+
+    def context(self, x: Sequence[Tensor]) -> dict[str, Any]:
+        """What the stages see beside the feature maps ``x``."""
+        return {}
+
     def forward_dummy(self, x: Sequence[Tensor], proposals: Tensor) -> tuple[Tensor, ...]:
         """Raw outputs of every stage on ``proposals`` [n, 4], to count operations."""
         outs: tuple[Tensor, ...] = ()
-        rois = bbox2roi([proposals])
+        rois, context = bbox2roi([proposals]), self.context(x)
         for i in range(self.num_stages):
-            found = self._bbox_forward(i, x, rois)
+            found = self._bbox_forward(i, x, rois, **context)
             outs += (found["cls_score"], found["bbox_pred"])
-        if self.with_mask:
-            for i in range(self.num_stages):
-                outs += (self._mask_forward(i, x, rois[:100])["mask_pred"],)
-        return outs
+        return (*outs, *self.mask_stages(x, rois[:100], **context)) if self.with_mask else outs
 
     # --- training ---------------------------------------------------------------------------
-    def _bbox_forward(self, stage: int, x: Sequence[Tensor], rois: Tensor) -> dict[str, Any]:
+    def _bbox_feats(self, stage: int, x: Sequence[Tensor], rois: Tensor,
+                    **context: Any) -> Tensor:
         extractor = self.bbox_roi_extractor[stage]
-        feats = extractor(x[:extractor.num_inputs], rois)
+        return extractor(x[:extractor.num_inputs], rois)
+
+    def _mask_feats(self, stage: int, x: Sequence[Tensor], rois: Tensor,
+                    **context: Any) -> Tensor:
+        extractor = self.mask_roi_extractor[stage]
+        return extractor(x[:extractor.num_inputs], rois)
+
+    def _bbox_forward(self, stage: int, x: Sequence[Tensor], rois: Tensor,
+                      **context: Any) -> dict[str, Any]:
+        feats = self._bbox_feats(stage, x, rois, **context)
         cls_score, bbox_pred = self.bbox_head[stage](feats)
         return {"cls_score": cls_score, "bbox_pred": bbox_pred, "bbox_feats": feats}
 
     def _bbox_forward_train(self, stage: int, x: Sequence[Tensor], samples: Samples,
-                            gt_bboxes: Any, gt_labels: Any,
-                            rcnn_train_cfg: Any) -> dict[str, Any]:
+                            gt_bboxes: Any, gt_labels: Any, rcnn_train_cfg: Any,
+                            **context: Any) -> dict[str, Any]:
         rois = samples.rois
-        found = self._bbox_forward(stage, x, rois)
+        found = self._bbox_forward(stage, x, rois, **context)
         targets = self.bbox_head[stage].get_targets(samples, gt_bboxes, gt_labels,
                                                     rcnn_train_cfg)
         loss = self.bbox_head[stage].loss(found["cls_score"], found["bbox_pred"], rois, *targets,
                                           num_rois=samples.valid.sum())
         return {**found, "loss_bbox": loss, "rois": rois, "bbox_targets": targets}
 
-    def _mask_forward(self, stage: int, x: Sequence[Tensor], rois: Tensor) -> dict[str, Any]:
-        extractor = self.mask_roi_extractor[stage]
-        feats = extractor(x[:extractor.num_inputs], rois)
+    def _mask_forward(self, stage: int, x: Sequence[Tensor], rois: Tensor,
+                      **context: Any) -> dict[str, Any]:
+        feats = self._mask_feats(stage, x, rois, **context)
         return {"mask_pred": self.mask_head[stage](feats), "mask_feats": feats}
 
     def _mask_forward_train(self, stage: int, x: Sequence[Tensor], samples: Samples,
-                            gt_masks: Any, rcnn_train_cfg: Any) -> dict[str, Any]:
-        pos = samples.pos.flatten()
-        found = self._mask_forward(stage, x, samples.rois[pos])
+                            gt_masks: Any, rcnn_train_cfg: Any,
+                            **context: Any) -> dict[str, Any]:
+        pos = samples.pos_rows
+        found = self._mask_forward(stage, x, samples.rois[pos], **context)
         targets = self.mask_head[stage].get_targets(samples, gt_masks, rcnn_train_cfg)
         loss = self.mask_head[stage].loss(found["mask_pred"], targets,
                                           samples.gt_labels.flatten()[pos])
@@ -168,40 +188,62 @@ class CascadeRoIHead(BaseRoIHead):
         b, s = samples.valid.shape
         shapes = [{"img_shape": meta["img_shape"]} for meta in img_metas]
         rois = found["rois"].view(b, s, 5)
-        pred, labels = found["bbox_pred"].view(b, s, -1), labels.view(b, s)
+        pred, labels = self.split(stage, found["bbox_pred"], [s] * b), labels.view(b, s)
         boxes = torch.stack([head.regress_by_class(rois[i, :, 1:], labels[i], pred[i], shapes[i])
                              for i in range(b)])
         keep = samples.valid & ~samples.is_gt
         order = keep.logical_not().int().argsort(dim=1, stable=True)
         return Proposals(boxes.gather(1, order[..., None].expand(-1, -1, 4)), keep.sum(1))
 
+    def stage(self, stage: int, losses: dict[str, Any], x: Sequence[Tensor], proposal_list: Any,
+              gt_bboxes: list[Tensor], gt_labels: list[Tensor],
+              gt_bboxes_ignore: list[Tensor] | None,
+              context: dict[str, Any]) -> tuple[Samples, dict[str, Any]]:
+        """The regions that train a stage and its predictions; its boxes' ``losses`` are added."""
+        self.current_stage = stage
+        samples = self.samples(self.bbox_assigner[stage], self.bbox_sampler[stage], x,
+                               proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore)
+        found = self._bbox_forward_train(stage, x, samples, gt_bboxes, gt_labels,
+                                         self.train_cfg[stage], **context)
+        self.add_losses(losses, stage, found["loss_bbox"])
+        return samples, found
+
     def forward_train(self, x: Sequence[Tensor], img_metas: list[Meta],  # type: ignore[override]
                       proposal_list: Any, gt_bboxes: list[Tensor], gt_labels: list[Tensor],
                       gt_bboxes_ignore: list[Tensor] | None = None, gt_masks: Any = None,
                       **kwargs: Any) -> dict[str, Any]:
         """Losses of every stage; see ``StandardRoIHead``."""
+        return self.stage_losses(x, img_metas, proposal_list, gt_bboxes, gt_labels,
+                                 gt_bboxes_ignore, gt_masks)
+
+    def stage_losses(self, x: Sequence[Tensor], img_metas: list[Meta], proposal_list: Any,
+                     gt_bboxes: list[Tensor], gt_labels: list[Tensor],
+                     gt_bboxes_ignore: list[Tensor] | None, gt_masks: Any,
+                     **context: Any) -> dict[str, Any]:
+        """Losses of every stage, of feature maps and of :meth:`context`."""
         losses: dict[str, Any] = {}
+        gts = (gt_bboxes, gt_labels, gt_bboxes_ignore)
         for i in range(self.num_stages):
-            self.current_stage = i
-            cfg = self.train_cfg[i]
-            samples = self.samples(self.bbox_assigner[i], self.bbox_sampler[i], x, proposal_list,
-                                   gt_bboxes, gt_labels, gt_bboxes_ignore)
-            found = self._bbox_forward_train(i, x, samples, gt_bboxes, gt_labels, cfg)
-            self.add_losses(losses, i, found["loss_bbox"])
-            if self.with_mask:
-                masks = self._mask_forward_train(i, x, samples, gt_masks, cfg)
-                self.add_losses(losses, i, masks["loss_mask"])
-            if i < self.num_stages - 1:
+            samples, found = self.stage(i, losses, x, proposal_list, *gts, context)
+            if self.interleaved or i < self.num_stages - 1:
                 proposal_list = self.refined(i, found, samples, img_metas)
+            if self.with_mask:
+                if self.interleaved:
+                    samples = self.samples(self.bbox_assigner[i], self.bbox_sampler[i], x,
+                                           proposal_list, *gts)
+                masks = self._mask_forward_train(i, x, samples, gt_masks, self.train_cfg[i],
+                                                 **context)
+                self.add_losses(losses, i, masks["loss_mask"])
         return losses
 
     # --- results ----------------------------------------------------------------------------
     def _scores_and_boxes(self, x: Sequence[Tensor], rois: Tensor, lengths: Sequence[int],
-                          img_metas: list[Meta]) -> tuple[list[Tensor], list[Tensor], Any]:
+                          img_metas: list[Meta],
+                          context: dict[str, Any]) -> tuple[list[Tensor], list[Tensor], Any]:
         """RoIs of the last stage, mean scores and boxes of each image."""
         scores = []
         for i in range(self.num_stages):
-            found = self._bbox_forward(i, x, rois)
+            found = self._bbox_forward(i, x, rois, **context)
             score = found["cls_score"].split(list(lengths), 0)
             pred = self.split(i, found["bbox_pred"], lengths)
             scores.append(score)
@@ -226,22 +268,26 @@ class CascadeRoIHead(BaseRoIHead):
                     img_metas: list[Meta], proposals: Any = None, rescale: bool = False,
                     **kwargs: Any) -> list[Any]:
         """Of each image arrays ``[n, 5]`` for each class, and with masks a pair."""
-        boxes, labels = self.simple_test_bboxes(x, list(proposal_list), img_metas, rescale)
+        context = self.context(x)
+        boxes, labels = self.simple_test_bboxes(x, list(proposal_list), img_metas, rescale,
+                                                **context)
         results = [bbox2result(b, c, self.bbox_head[-1].num_classes)
                    for b, c in zip(boxes, labels)]
         if not self.with_mask:
             return results
-        return list(zip(results, self.simple_test_mask(x, img_metas, boxes, labels, rescale)))
+        masks = self.simple_test_mask(x, img_metas, boxes, labels, rescale, **context)
+        return list(zip(results, masks))
 
     def simple_test_bboxes(self, x: Sequence[Tensor], proposals: list[Tensor],
-                           img_metas: list[Meta],
-                           rescale: bool) -> tuple[list[Tensor], list[Tensor]]:
+                           img_metas: list[Meta], rescale: bool,
+                           **context: Any) -> tuple[list[Tensor], list[Tensor]]:
         """Boxes and scores ``[n, 5]`` and labels ``[n]`` of each image."""
         rois = bbox2roi(proposals)
         empty = (rois.new_zeros(0, 5), rois.new_zeros((0,), dtype=torch.long))
         if len(rois) == 0:
             return [empty[0] for _ in img_metas], [empty[1] for _ in img_metas]
-        parts = self._scores_and_boxes(x, rois, [len(p) for p in proposals], img_metas)
+        parts = self._scores_and_boxes(x, rois, [len(p) for p in proposals], img_metas,
+                                       context)
         found = [
             self.bbox_head[-1].get_bboxes(
                 roi, score, pred, meta["img_shape"], meta["scale_factor"], rescale=rescale,
@@ -249,11 +295,21 @@ class CascadeRoIHead(BaseRoIHead):
             for roi, score, pred, meta in zip(*parts, img_metas)]
         return [f[0] for f in found], [f[1] for f in found]
 
+    def mask_stages(self, x: Sequence[Tensor], rois: Tensor, **context: Any) -> list[Tensor]:
+        """Mask logits [n, C, H, W] of each stage."""
+        return [self._mask_forward(i, x, rois, **context)["mask_pred"]
+                for i in range(self.num_stages)]
+
+    def merged(self, stages: Sequence[Tensor], meta: Meta) -> Any:
+        """The stages' logits of an image as what ``get_seg_masks`` takes."""
+        return merge_aug_masks([m.sigmoid().cpu().numpy() for m in stages],
+                               [[meta]] * len(stages), self.test_cfg)
+
     def simple_test_mask(self, x: Sequence[Tensor], img_metas: list[Meta],
                          det_bboxes: list[Tensor], det_labels: list[Tensor],
-                         rescale: bool = False) -> list[Any]:
+                         rescale: bool = False, **context: Any) -> list[Any]:
         """Of each image and class, masks in the image, means over the stages."""
-        head = self.mask_head[-1]
+        head = self.last_mask_head
         none: list[Any] = [[[] for _ in range(head.num_classes)] for _ in img_metas]
         if all(len(b) == 0 for b in det_bboxes):
             return none
@@ -261,13 +317,11 @@ class CascadeRoIHead(BaseRoIHead):
                  for b, m in zip(det_bboxes, img_metas)]
         lengths = [len(b) for b in boxes]
         rois = bbox2roi(boxes)
-        stages = [[m.sigmoid().cpu().numpy() for m in
-                   self._mask_forward(i, x, rois)["mask_pred"].split(lengths, 0)]
-                  for i in range(self.num_stages)]
+        stages = [pred.split(lengths, 0) for pred in self.mask_stages(x, rois, **context)]
         return [
-            head.get_seg_masks(merge_aug_masks(masks, [[meta]] * self.num_stages, self.test_cfg),
-                               box, label, self.test_cfg, meta["ori_shape"],
-                               meta["scale_factor"], rescale) if len(box) else empty
+            head.get_seg_masks(self.merged(masks, meta), box, label, self.test_cfg,
+                               meta["ori_shape"], meta["scale_factor"], rescale)
+            if len(box) else empty
             for masks, box, label, meta, empty in zip(
                 zip(*stages), boxes, det_labels, img_metas, none)]
 
@@ -275,28 +329,29 @@ class CascadeRoIHead(BaseRoIHead):
                  img_metas: list[list[Meta]], rescale: bool = False, **kwargs: Any) -> list[Any]:
         """As :meth:`simple_test`, of one image from several views, in the original image."""
         views = []
-        for feats, metas in zip(x, img_metas):
+        contexts = [self.context(feats) for feats in x]
+        for feats, metas, context in zip(x, img_metas, contexts):
             rois = bbox2roi([of_view(proposal_list[0], metas[0])])
-            roi, score, pred = self._scores_and_boxes(feats, rois, [len(rois)], metas)
+            roi, score, pred = self._scores_and_boxes(feats, rois, [len(rois)], metas, context)
             views.append(self.bbox_head[-1].get_bboxes(
                 roi[0], score[0], pred[0], metas[0]["img_shape"], metas[0]["scale_factor"],
                 rescale=False, cfg=None))
         cfg = self.test_cfg
-        boxes, scores = merge_aug_bboxes(*map(list, zip(*views)), img_metas, cfg)
+        boxes, scores = merge_aug_bboxes([v[0] for v in views], [v[1] for v in views], img_metas,
+                                         cfg)
         boxes, labels = multiclass_nms(boxes, scores, cfg["score_thr"], cfg["nms"],
                                        cfg["max_per_img"])
         results = bbox2result(boxes, labels, self.bbox_head[-1].num_classes)
         if not self.with_mask:
             return [results]
-        head = self.mask_head[-1]
+        head = self.last_mask_head
         if len(boxes) == 0:
             return [(results, [[] for _ in range(head.num_classes)])]
         masks, metas_of = [], []
-        for feats, metas in zip(x, img_metas):
+        for feats, metas, context in zip(x, img_metas, contexts):
             rois = bbox2roi([of_view(boxes, metas[0])])
-            for i in range(self.num_stages):
-                masks.append(self._mask_forward(i, feats, rois)["mask_pred"]
-                             .sigmoid().cpu().numpy())
+            for pred in self.mask_stages(feats, rois, **context):
+                masks.append(pred.sigmoid().cpu().numpy())
                 metas_of.append(metas)
         merged = merge_aug_masks(masks, metas_of, cfg)
         return [(results, head.get_seg_masks(

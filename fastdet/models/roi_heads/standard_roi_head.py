@@ -107,9 +107,9 @@ class StandardRoIHead(BaseRoIHead):
         rois = samples.rois
         found = self._bbox_forward(x, rois)
         targets = self.bbox_head.get_targets(samples, gt_bboxes, gt_labels, self.train_cfg)
-        found["loss_bbox"] = self.bbox_head.loss(found["cls_score"], found["bbox_pred"], rois,
-                                                 *targets, num_rois=samples.valid.sum())
-        return found
+        loss = self.bbox_head.loss(found["cls_score"], found["bbox_pred"], rois, *targets,
+                                   num_rois=samples.valid.sum())
+        return {**found, "loss_bbox": loss, "bbox_targets": targets}
 
     def _mask_forward(self, x: Sequence[Tensor], rois: Tensor | None = None,
                       pos_inds: Tensor | None = None,
@@ -127,7 +127,7 @@ class StandardRoIHead(BaseRoIHead):
     def _mask_forward_train(self, x: Sequence[Tensor], samples: Samples,
                             bbox_feats: Tensor | None, gt_masks: Any,
                             img_metas: list[Meta]) -> dict[str, Any]:
-        pos = samples.pos.flatten()
+        pos = samples.pos_rows
         if self.share_roi_extractor:
             found = self._mask_forward(x, pos_inds=pos, bbox_feats=bbox_feats)
         else:
@@ -205,6 +205,10 @@ class StandardRoIHead(BaseRoIHead):
             return [b[:, :4] for b in det_bboxes]
         return [b[:, :4] * b.new_tensor(m["scale_factor"]) for b, m in zip(det_bboxes, img_metas)]
 
+    def test_masks(self, x: Sequence[Tensor], rois: Tensor, labels: Tensor) -> Tensor:
+        """Mask logits [n, C, h, w] of detected regions [n, 5] and their classes [n]."""
+        return self._mask_forward(x, rois)["mask_pred"]
+
     def simple_test_mask(self, x: Sequence[Tensor], img_metas: list[Meta],
                          det_bboxes: list[Tensor], det_labels: list[Tensor],
                          rescale: bool = False) -> list[Any]:
@@ -213,7 +217,7 @@ class StandardRoIHead(BaseRoIHead):
         if all(len(b) == 0 for b in det_bboxes):
             return none
         boxes = self.test_boxes(det_bboxes, img_metas, rescale)
-        pred = self._mask_forward(x, bbox2roi(boxes))["mask_pred"]
+        pred = self.test_masks(x, bbox2roi(boxes), torch.cat(det_labels))
         return [
             self.mask_head.get_seg_masks(mask, box, label, self.test_cfg, meta["ori_shape"],
                                          meta["scale_factor"], rescale) if len(box) else empty
@@ -243,7 +247,8 @@ class StandardRoIHead(BaseRoIHead):
             views.append(self.bbox_head.get_bboxes(
                 rois, outs["cls_score"], outs["bbox_pred"], meta["img_shape"],
                 meta["scale_factor"], rescale=False, cfg=None))
-        boxes, scores = merge_aug_bboxes(*map(list, zip(*views)), img_metas, rcnn_test_cfg)
+        boxes, scores = merge_aug_bboxes([v[0] for v in views], [v[1] for v in views], img_metas,
+                                         rcnn_test_cfg)
         if len(boxes) == 0:
             return self.no_boxes(boxes, rcnn_test_cfg, self.bbox_head)
         found = multiclass_nms(boxes, scores, rcnn_test_cfg["score_thr"], rcnn_test_cfg["nms"],
@@ -255,7 +260,7 @@ class StandardRoIHead(BaseRoIHead):
         """Of each class, masks in the original image, means over the views."""
         if len(det_bboxes) == 0:
             return [[] for _ in range(self.mask_head.num_classes)]
-        views = [self._mask_forward(x, bbox2roi([of_view(det_bboxes, metas[0])]))["mask_pred"]
+        views = [self.test_masks(x, bbox2roi([of_view(det_bboxes, metas[0])]), det_labels)
                  .sigmoid().cpu().numpy() for x, metas in zip(feats, img_metas)]
         merged = merge_aug_masks(views, img_metas, self.test_cfg)
         return self.mask_head.get_seg_masks(

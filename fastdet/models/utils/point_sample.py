@@ -9,7 +9,7 @@ from torch.nn import functional as F
 __all__ = ["get_uncertain_point_coords_with_randomness", "get_uncertainty"]
 
 
-def _class_logits(mask_pred: Tensor, labels: Tensor) -> Tensor:
+def _class_logits(mask_pred: Tensor, labels: Tensor | None) -> Tensor:
     """The channel of each mask's class: ``(N, C, ...)`` and ``(N,)`` to ``(N, 1, ...)``."""
     if mask_pred.shape[1] == 1:
         return mask_pred
@@ -31,13 +31,13 @@ def get_uncertainty(mask_pred: Tensor, labels: Tensor) -> Tensor:
 
 
 def get_uncertain_point_coords_with_randomness(
-        mask_pred: Tensor, labels: Tensor, num_points: int, oversample_ratio: float,
+        mask_pred: Tensor, labels: Tensor | None, num_points: int, oversample_ratio: float,
         importance_sample_ratio: float) -> Tensor:
     """Draw points at random and keep the most uncertain; fill up with further random points.
 
     Args:
         mask_pred: ``(num_rois, num_classes, h, w)`` logits; one class stands for all.
-        labels: ``(num_rois,)`` int64, the class of each mask.
+        labels: ``(num_rois,)`` int64, the class of each mask; ``None`` where there is one class.
         num_points: number of points of each mask.
         oversample_ratio: how many points are drawn per point wanted, at least 1.
         importance_sample_ratio: share of the points that is chosen by uncertainty, 0 to 1.

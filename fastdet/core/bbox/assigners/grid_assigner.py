@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..builder import BBOX_ASSIGNERS
+from ..ground_truth import GroundTruth
 from ..iou_calculators import build_iou_calculator
 from .assign_result import AssignResult
 from .base_assigner import BaseAssigner
@@ -49,26 +50,45 @@ class GridAssigner(BaseAssigner):
             gt_labels: [G].
         """
         num_gts, num = gt_bboxes.size(0), bboxes.size(0)
-        overlaps = self.iou_calculator(gt_bboxes, bboxes)
         if num_gts == 0 or num == 0:
-            return nothing_assigned(overlaps, num_gts, num, gt_labels)
+            return nothing_assigned(bboxes, num_gts, num, gt_labels)
+        gts = GroundTruth(gt_bboxes[None], gt_bboxes.new_zeros((1, num_gts), dtype=torch.long),
+                          gt_bboxes.new_full((1,), num_gts, dtype=torch.int32))
+        gt_inds, most = self.assign_batch(bboxes, box_responsible_flags[None], gts)
+        return AssignResult(num_gts, gt_inds[0], most[0], labels=labels_of(gt_inds[0], gt_labels))
+
+    def assign_batch(self, bboxes: Tensor, box_responsible_flags: Tensor,  # type: ignore[override]
+                     gts: GroundTruth) -> tuple[Tensor, Tensor]:
+        """Assign the gts of a batch.
+
+        Args:
+            bboxes: [N, 4], anchors.
+            box_responsible_flags: [B, N], whether the anchor's cell holds a gt's centre.
+            gts: of the batch.
+
+        Returns:
+            ``[B, N]`` gts, as :attr:`AssignResult.gt_inds` has them, and the overlaps.
+        """
+        b, g = gts.labels.shape
+        if g == 0:
+            return (gts.labels.new_zeros((b, len(bboxes))), bboxes.new_zeros((b, len(bboxes))))
+        nth = torch.arange(g, device=bboxes.device)
+        there = (nth < gts.counts[:, None])[..., None]
         responsible = box_responsible_flags.bool()
-        most = overlaps.amax(0)
+        overlaps = self.iou_calculator(gts.boxes, bboxes.expand(b, -1, -1))
+        most = overlaps.masked_fill(~there, -1.0).amax(1)
         low, high = (self.neg_iou_thr if isinstance(self.neg_iou_thr, (tuple, list)) else
                      (None, self.neg_iou_thr))
         background = (most >= 0 if low is None else most > low) & (most <= high)
-        gt_inds = torch.where(background, 0, -1)
-        overlaps = overlaps.masked_fill(~responsible, -1.0)
-        most, best = overlaps.max(0)
+        gt_inds = torch.where(background | (gts.counts[:, None] == 0), 0, -1)
+        overlaps = overlaps.masked_fill(~(responsible[:, None] & there), -1.0)
+        most, best = overlaps.max(1)
         gt_inds = torch.where((most > self.pos_iou_thr) & responsible, best + 1, gt_inds)
-        gt_most, gt_best = overlaps.max(1)
+        gt_most, gt_best = overlaps.max(2, keepdim=True)
         if self.gt_max_assign_all:
-            claimed = overlaps == gt_most[:, None]
+            claimed = overlaps == gt_most
         else:
-            claimed = torch.zeros_like(overlaps, dtype=torch.bool).scatter_(
-                1, gt_best[:, None], True)
-        claimed = claimed & responsible & (gt_most > self.min_pos_iou)[:, None]
-        nth = torch.arange(1, num_gts + 1, device=overlaps.device)
-        last = torch.where(claimed, nth[:, None], 0).amax(0)  # of several gts the last one stays
-        gt_inds = torch.where(last > 0, last, gt_inds)
-        return AssignResult(num_gts, gt_inds, most, labels=labels_of(gt_inds, gt_labels))
+            claimed = torch.zeros_like(overlaps, dtype=torch.bool).scatter_(2, gt_best, True)
+        claimed = claimed & responsible[:, None] & there & (gt_most > self.min_pos_iou)
+        last = torch.where(claimed, nth[:, None] + 1, 0).amax(1)  # of several gts the last stays
+        return torch.where(last > 0, last, gt_inds), most

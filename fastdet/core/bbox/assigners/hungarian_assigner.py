@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,25 +15,40 @@ from ..transforms import bbox_cxcywh_to_xyxy
 from .assign_result import AssignResult
 from .base_assigner import BaseAssigner
 
-__all__ = ["HungarianAssigner", "least_cost_matching"]
+__all__ = ["HungarianAssigner", "least_cost_matchings"]
 
 
-def least_cost_matching(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the matching of least cost, on the CPU by SciPy.
+def least_cost_matchings(costs: Sequence[Tensor]) -> list[Tensor]:
+    """Matchings of least cost, on the CPU by SciPy: one copy to the host for all, and one back.
 
     Args:
-        cost: [N, G].
+        costs: [N, G] each, of any sizes.
+
+    Returns:
+        Of each matrix ``[N]`` int64: the column of a row, counted from 1, or 0.
 
     Raises:
         ImportError: SciPy is not installed.
+        ValueError: a cost is NaN.
     """
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError as e:
         raise ImportError("the Hungarian assigner needs SciPy; install it with: "
                           "pip install scipy") from e
-    rows, cols = linear_sum_assignment(cost.detach().cpu())
-    return (torch.from_numpy(rows).to(cost.device), torch.from_numpy(cols).to(cost.device))
+    host = torch.cat([cost.detach().reshape(-1) for cost in costs]).cpu().double().numpy()
+    if np.isnan(host).any():
+        raise ValueError("the cost of matching predictions and gts is NaN; look for NaN in the "
+                         "predictions or the gts")
+    found = np.zeros(sum(len(cost) for cost in costs), dtype=np.int64)
+    at = row = 0
+    for cost in costs:
+        n, g = cost.shape
+        rows, cols = linear_sum_assignment(host[at:at + n * g].reshape(n, g))
+        found[row + rows] = cols + 1
+        at, row = at + n * g, row + n
+    inds = torch.from_numpy(found).to(costs[0].device, non_blocking=True)
+    return list(inds.split([len(cost) for cost in costs]))
 
 
 def matched(num_gts: int, num: int, like: Tensor, gt_labels: Tensor,
@@ -40,9 +57,8 @@ def matched(num_gts: int, num: int, like: Tensor, gt_labels: Tensor,
     gt_inds = like.new_full((num,), -1 if num_gts and cost is None else 0, dtype=torch.long)
     labels = torch.full_like(gt_inds, -1)
     if cost is not None:
-        rows, cols = least_cost_matching(cost)
-        gt_inds[rows] = cols + 1
-        labels[rows] = gt_labels[cols]
+        gt_inds = least_cost_matchings([cost])[0]
+        labels = torch.where(gt_inds > 0, gt_labels[(gt_inds - 1).clamp(min=0)], -1)
     return AssignResult(num_gts, gt_inds, None, labels=labels)
 
 

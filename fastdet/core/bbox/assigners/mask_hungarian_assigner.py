@@ -33,6 +33,17 @@ class MaskHungarianAssigner(BaseAssigner):
         self.mask_cost = build_match_cost(mask_cost)
         self.dice_cost = build_match_cost(dice_cost)
 
+    def cost(self, cls_pred: Tensor | None, mask_pred: Tensor, gt_labels: Tensor,
+             gt_mask: Tensor) -> Tensor:
+        """Cost [N, G], on the device of the predictions; arguments as of :meth:`assign`."""
+        cost = mask_pred.new_zeros((len(mask_pred), len(gt_labels)))
+        if self.cls_cost.weight != 0 and cls_pred is not None:
+            cost = cost + self.cls_cost(cls_pred, gt_labels)
+        for part in (self.mask_cost, self.dice_cost):
+            if part.weight != 0:
+                cost = cost + part(mask_pred, gt_mask)
+        return cost
+
     def assign(self, cls_pred: Tensor | None, mask_pred: Tensor,  # type: ignore[override]
                gt_labels: Tensor, gt_mask: Tensor, img_meta: dict[str, Any],
                gt_bboxes_ignore: Tensor | None = None, eps: float = 1e-7) -> AssignResult:
@@ -54,12 +65,5 @@ class MaskHungarianAssigner(BaseAssigner):
             raise ValueError("MaskHungarianAssigner: every prediction is matched or background; "
                              "gt_bboxes_ignore cannot be given")
         num_gts, num = gt_labels.shape[0], mask_pred.shape[0]
-        cost = None
-        if num_gts and num:
-            cost = mask_pred.new_zeros((num, num_gts))
-            if self.cls_cost.weight != 0 and cls_pred is not None:
-                cost = cost + self.cls_cost(cls_pred, gt_labels)
-            for part in (self.mask_cost, self.dice_cost):
-                if part.weight != 0:
-                    cost = cost + part(mask_pred, gt_mask)
+        cost = (self.cost(cls_pred, mask_pred, gt_labels, gt_mask) if num_gts and num else None)
         return matched(num_gts, num, mask_pred, gt_labels, cost)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..builder import BBOX_ASSIGNERS
+from ..ground_truth import GroundTruth
 from ..iou_calculators import bbox_overlaps
 from .assign_result import AssignResult
 from .base_assigner import BaseAssigner
-from .centers import box_centers, depth_in_boxes, nothing_assigned
+from .centers import box_centers, depth_in_boxes, labels_of, nothing_assigned
 
 __all__ = ["SimOTAAssigner"]
 
@@ -50,62 +50,77 @@ class SimOTAAssigner(BaseAssigner):
             eps: keeps logarithms defined.
         """
         num_gt, num = gt_bboxes.size(0), decoded_bboxes.size(0)
-        valid, near = self.get_in_gt_and_in_center_info(priors, gt_bboxes)
-        scores, boxes = pred_scores[valid], decoded_bboxes[valid]
-        if num_gt == 0 or num == 0 or boxes.size(0) == 0:
+        if num_gt == 0 or num == 0:
             return nothing_assigned(decoded_bboxes, num_gt, num, gt_labels)
-        ious = bbox_overlaps(boxes, gt_bboxes)
-        target = F.one_hot(gt_labels.long(), pred_scores.shape[-1]).float()
-        # In float32 also under autocast: this form is no op that autocast may run in half.
-        p = scores.float().sqrt()[:, None].expand(-1, num_gt, -1)
-        cls_cost = F.binary_cross_entropy(
-            p, target[None].expand(len(scores), -1, -1), reduction="none").sum(-1).to(scores.dtype)
-        cost = (cls_cost * self.cls_weight + -torch.log(ious + eps) * self.iou_weight
-                + (~near) * INF)
-        matched_ious, matched_gts = self.dynamic_k_matching(cost, ious, num_gt, valid)
-        gt_inds = decoded_bboxes.new_zeros((num,), dtype=torch.long)
-        gt_inds[valid] = matched_gts + 1
-        labels = torch.full_like(gt_inds, -1)
-        labels[valid] = gt_labels[matched_gts].long()
-        overlaps = gt_inds.new_full((num,), -INF, dtype=torch.float32)
-        overlaps[valid] = matched_ious.to(overlaps.dtype)
-        return AssignResult(num_gt, gt_inds, overlaps, labels=labels)
+        gts = GroundTruth(gt_bboxes[None], gt_labels[None].long(),
+                          gt_labels.new_full((1,), num_gt, dtype=torch.int32))
+        gt_inds, overlaps = (one[0] for one in self.assign_batch(
+            pred_scores[None], priors, decoded_bboxes[None], gts, eps))
+        return AssignResult(num_gt, gt_inds, overlaps, labels=labels_of(gt_inds, gt_labels))
 
-    def get_in_gt_and_in_center_info(self, priors: Tensor,
-                                     gt_bboxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Which priors lie in a gt or near its centre, and of these which do both.
+    def assign_batch(self, pred_scores: Tensor, priors: Tensor,  # type: ignore[override]
+                     decoded_bboxes: Tensor, gts: GroundTruth,
+                     eps: float = 1e-7) -> tuple[Tensor, Tensor]:
+        """Assign the gts of a batch.
+
+        Args:
+            pred_scores: [B, N, C], probabilities.
+            priors: [N, 4]: x, y, stride in x, stride in y.
+            decoded_bboxes: [B, N, 4], predicted boxes.
+            gts: of the batch.
+            eps: keeps logarithms defined.
+
+        Returns:
+            ``[B, N]`` gts, as :attr:`AssignResult.gt_inds` has them, and the overlaps in float32.
+        """
+        b, n = decoded_bboxes.shape[:2]
+        g = gts.boxes.shape[1]
+        if g == 0 or n == 0:
+            return (gts.labels.new_zeros((b, n)),
+                    decoded_bboxes.new_full((b, n), -INF, dtype=torch.float32))
+        boxes = gts.boxes.to(decoded_bboxes.dtype)
+        there = (torch.arange(g, device=boxes.device) < gts.counts[:, None])[:, None]
+        in_gts, in_centers = self.inside(priors, boxes)
+        valid = ((in_gts | in_centers) & there).any(-1, keepdim=True) & there
+        ious = bbox_overlaps(decoded_bboxes, boxes)
+        cost = (self.class_cost(pred_scores, gts.labels).to(pred_scores.dtype) * self.cls_weight
+                - torch.log(ious + eps) * self.iou_weight + (~(in_gts & in_centers)) * INF)
+        cost = cost.masked_fill(~valid, torch.inf)
+
+        # Each gt takes as many as its largest overlaps add up to: no more than they are.
+        k = min(self.candidate_topk, n)
+        takes = torch.where(valid, ious, 0.0).topk(k, dim=1)[0].sum(1).int().clamp(min=1)
+        least, rows = cost.topk(k, dim=1, largest=False)
+        taken = torch.arange(k, device=cost.device)[:, None] < takes[:, None]
+        matching = torch.zeros_like(cost, dtype=torch.bool).scatter_(
+            1, rows, taken & (least < torch.inf))
+        contested = matching.sum(-1, keepdim=True) > 1
+        cheapest = torch.arange(g, device=cost.device) == cost.argmin(-1, keepdim=True)
+        matching = torch.where(contested, cheapest, matching)
+        found, gt = matching.any(-1), matching.int().argmax(-1)
+        overlaps = ious.gather(-1, gt[..., None])[..., 0].float()
+        return torch.where(found, gt + 1, 0), torch.where(found, overlaps, -INF)
+
+    @staticmethod
+    def class_cost(pred_scores: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy [B, N, G] of the roots of ``pred_scores`` [B, N, C] and each gt's class.
+
+        In float32 also under autocast: half a precision does not order costs.
+        """
+        p = pred_scores.float().sqrt()
+        miss = -torch.log1p(-p).clamp(min=-100)
+        swap = -torch.log(p).clamp(min=-100) - miss
+        return miss.sum(-1, keepdim=True) + swap.gather(
+            -1, labels[:, None].expand(-1, p.shape[1], -1))
+
+    def inside(self, priors: Tensor, gt_bboxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether priors lie in gts, and near their centres, [B, N, G] each.
 
         Args:
             priors: [N, 4]: x, y, stride in x, stride in y.
-            gt_bboxes: [G, 4].
-
-        Returns:
-            ``[N]``, and ``[n, G]`` for the n priors that are true in it.
+            gt_bboxes: [B, G, 4].
         """
         points, reach = priors[:, None, :2], self.center_radius * priors[:, None, 2:]
-        in_gts = depth_in_boxes(points, gt_bboxes) > 0
-        off = points - box_centers(gt_bboxes)
-        in_centers = (torch.cat([reach + off, reach - off], dim=-1).amin(-1) > 0)
-        valid = in_gts.any(1) | in_centers.any(1)
-        return valid, in_gts[valid] & in_centers[valid]
-
-    def dynamic_k_matching(self, cost: Tensor, pairwise_ious: Tensor, num_gt: int,
-                           valid_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Match by ``cost`` [n, G]; ``valid_mask`` [N] keeps, in place, the matched of its n.
-
-        Returns:
-            Overlap and gt of each matched prior.
-        """
-        k = min(self.candidate_topk, pairwise_ious.size(0))
-        takes = pairwise_ious.topk(k, dim=0)[0].sum(0).int().clamp(min=1)
-        # No gt takes more than k, whose overlaps are at most one each.
-        rows = cost.topk(k, dim=0, largest=False)[1]
-        taken = torch.arange(k, device=cost.device)[:, None] < takes
-        matching = torch.zeros_like(cost, dtype=torch.bool).scatter_(0, rows, taken)
-        contested = matching.sum(1) > 1
-        cheapest = F.one_hot(cost.argmin(1), num_gt).bool()
-        matching = torch.where(contested[:, None], cheapest, matching)
-        found = matching.any(1)
-        valid_mask[valid_mask.clone()] = found
-        matching = matching[found]
-        return (matching * pairwise_ious[found]).sum(1), matching.int().argmax(1)
+        off = points - box_centers(gt_bboxes)[:, None]
+        return (depth_in_boxes(points, gt_bboxes[:, None]) > 0,
+                torch.cat([reach + off, reach - off], dim=-1).amin(-1) > 0)

@@ -69,7 +69,8 @@ def bbox2bucket(proposals: Tensor, gt: Tensor, num_buckets: int, scale_factor: f
     learns = (nearest < offset_upperbound).float()
     learns[..., 0] = 1.0
     weights.scatter_(2, bucket, learns)
-    labels = F.one_hot(bucket[..., 0], offsets.size(2)).float()
+    places = torch.arange(offsets.size(2), device=offsets.device)
+    labels = (bucket[..., :1] == places).float()  # without one_hot's look at the values
     near = offsets.abs() < 1
     counted = ~(near & (labels == 0)) if cls_ignore_neighbor else torch.ones_like(near)
     return (offsets.flatten(1), weights.flatten(1), labels.flatten(1),

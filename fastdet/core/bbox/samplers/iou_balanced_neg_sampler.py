@@ -21,7 +21,8 @@ class IoUBalancedNegSampler(RandomSampler):
     Args:
         num: how many candidates.
         pos_fraction: at most this share of them are positives.
-        floor_thr: the IoU below which a negative is easy; -1 for no such class.
+        floor_thr: the IoU below which a negative is easy; 0 where easy is one of no IoU; -1 for
+            no such class in the first image that is sampled, and 0 from the second on.
         floor_fraction: the share of easy negatives.
         num_bins: intervals above the floor.
         kwargs: of ``BaseSampler``.
@@ -83,6 +84,8 @@ class IoUBalancedNegSampler(RandomSampler):
             easy, hard = (mine >= 0) & (mine < self.floor_thr), mine >= self.floor_thr
         elif self.floor_thr == 0:
             easy = mine == 0
+        else:  # the first image alone is without a floor, as in MMDetection
+            self.floor_thr = 0
         wanted = int(num_expected * (1 - self.floor_fraction))
         hard_rows = rows[hard]
         if len(hard_rows) > wanted:

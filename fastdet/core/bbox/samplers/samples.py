@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +15,20 @@ from .random_mask import random_masks
 from .sampling_result import SamplingResult
 
 __all__ = ["Samples"]
+
+
+class Positives(NamedTuple):
+    """The positives of one image, under the names of :class:`SamplingResult`.
+
+    Attributes:
+        pos_bboxes: [p, 4].
+        pos_assigned_gt_inds: [p], rows of the image's gts.
+        pos_gt_labels: [p].
+    """
+
+    pos_bboxes: Tensor
+    pos_assigned_gt_inds: Tensor
+    pos_gt_labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,14 @@ class Samples:
                 labels[i, :p] = r.pos_gt_labels
         return cls(boxes, valid, pos, gt_boxes, labels, gt_inds, is_gt)
 
-    def positives(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of each image the positives' boxes [p, 4], rows of gts and classes [p]; a host sync."""
-        return [(b[p], g[p], c[p]) for b, g, c, p in zip(
-            self.boxes, self.gt_inds, self.gt_labels, self.pos)]
+    @cached_property
+    def pos_rows(self) -> Tensor:
+        """[P], which of the B S rows are positive; one host sync, however often it is read."""
+        return self.pos.flatten().nonzero()[:, 0]
+
+    def positives(self) -> list[Positives]:
+        """The positives of each image; a host sync."""
+        counts = self.pos.sum(1).tolist()
+        each = (t.flatten(0, 1)[self.pos_rows].split(counts)
+                for t in (self.boxes, self.gt_inds, self.gt_labels))
+        return [Positives(*one) for one in zip(*each)]

@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from fastdet.core.bbox import build_bbox_coder
 from fastdet.core.bbox.samplers.samples import Samples
-from fastdet.core.bbox.transforms import clip_boxes
-from fastdet.core.post_processing import multiclass_nms
-from fastdet.models.utils import build_linear_layer
-from fastdet.runner import BaseModule, force_fp32
+from fastdet.runner import force_fp32
 
 from ...builder import HEADS, build_loss
 from ...losses.utils import at_least_float32
+from ...utils import build_linear_layer
+from .region_head import RegionHead
 
 __all__ = ["BBoxHead", "BBoxTargets"]
 
@@ -26,7 +24,7 @@ BBoxTargets = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @HEADS.register_module()
-class BBoxHead(BaseModule):
+class BBoxHead(RegionHead):
     """Two linear layers on pooled regions: classes, and a box for each class.
 
     Args:
@@ -48,6 +46,12 @@ class BBoxHead(BaseModule):
     Raises:
         ValueError: nothing is to be predicted.
     """
+
+    loss_cls: Any
+    loss_bbox: Any
+    bbox_coder: Any
+    fc_cls: Any
+    fc_reg: Any
 
     def __init__(self, with_avg_pool: bool = False, with_cls: bool = True, with_reg: bool = True,
                  roi_feat_size: Any = 7, in_channels: int = 256, num_classes: int = 80,
@@ -112,21 +116,6 @@ class BBoxHead(BaseModule):
         """Outputs of the last layer of the boxes."""
         return 4 if self.reg_class_agnostic else 4 * self.num_classes
 
-    @property
-    def custom_cls_channels(self) -> bool:
-        """Whether the loss says how many outputs classes have."""
-        return getattr(self.loss_cls, "custom_cls_channels", False)
-
-    @property
-    def custom_activation(self) -> bool:
-        """Whether the loss turns outputs into probabilities."""
-        return getattr(self.loss_cls, "custom_activation", False)
-
-    @property
-    def custom_accuracy(self) -> bool:
-        """Whether the loss says what is right."""
-        return getattr(self.loss_cls, "custom_accuracy", False)
-
     def pooled(self, x: Tensor) -> Tensor:
         """Regions [N, C, h, w] to rows; the mean over a region of any size, none included."""
         return self.avg_pool(x).flatten(1) if x.numel() else x.mean((-1, -2))
@@ -140,41 +129,9 @@ class BBoxHead(BaseModule):
         return (self.fc_cls(x) if self.with_cls else None,
                 self.fc_reg(x) if self.with_reg else None)
 
-    # --- training ---------------------------------------------------------------------------
-    def get_targets(self, sampling_results: Any, gt_bboxes: Any, gt_labels: Any,
-                    rcnn_train_cfg: Any, concat: bool = True) -> Any:
-        """What each sampled region learns.
-
-        Args:
-            sampling_results: :class:`Samples`, or one ``SamplingResult`` of each image.
-            gt_bboxes: not used; the samples know their gts.
-            gt_labels: likewise.
-            rcnn_train_cfg: ``pos_weight`` is read.
-            concat: of all images in a row, else of each.
-
-        Returns:
-            :data:`BBoxTargets`; without ``concat`` four lists.
-        """
-        if isinstance(sampling_results, Samples):
-            samples = sampling_results
-        else:
-            samples = Samples.pad(sampling_results)
-        targets = self.targets(samples, rcnn_train_cfg)
-        if not concat:
-            keep = samples.valid
-            each = [[t.view(*keep.shape, *t.shape[1:])[i][keep[i]] for i in range(len(keep))]
-                    for t in targets]
-            return tuple(each)
-        if isinstance(sampling_results, Samples):
-            return targets
-        rows = samples.valid.flatten()
-        return tuple(t[rows] for t in targets)
-
     def targets(self, samples: Samples, cfg: Any) -> BBoxTargets:
         """What each row of ``samples`` learns; the weights of padding are zero."""
-        weight = cfg.get("pos_weight", -1)
-        boxes, dtype = samples.boxes, samples.boxes.dtype
-        pos, valid = samples.pos, samples.valid
+        boxes, pos, dtype = samples.boxes, samples.pos, samples.boxes.dtype
         wanted = samples.gt_boxes.to(dtype)
         if not self.reg_decoded_bbox:
             # A box that is not positive gets one of a pixel to encode: no logarithm of zero.
@@ -183,21 +140,9 @@ class BBoxHead(BaseModule):
             wanted = self.bbox_coder.encode(
                 torch.where(here, boxes, unit).flatten(0, 1),
                 torch.where(here, wanted, unit).flatten(0, 1)).view_as(boxes)
-        pos_weight = 1.0 if weight <= 0 else weight
-        label_weights = torch.where(pos, pos_weight, valid.to(dtype))
-        return (torch.where(pos, samples.gt_labels, self.num_classes).flatten(),
-                label_weights.flatten(),
+        return (*self.label_targets(samples, cfg),
                 torch.where(pos[..., None], wanted, 0.0).flatten(0, 1),
                 pos[..., None].to(dtype).expand(*pos.shape, 4).flatten(0, 1))
-
-    def accuracy(self, cls_score: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """Percentage of the regions of positive weight whose class is right."""
-        if self.custom_accuracy:
-            rows = weights > 0
-            return self.loss_cls.get_accuracy(cls_score[rows], labels[rows])
-        counts = (weights > 0).float()
-        right = ((cls_score.argmax(1) == labels) * counts).sum()
-        return {"acc": (right * (100.0 / counts.sum().clamp(min=1.0))).view(1)}
 
     @force_fp32(apply_to=("cls_score", "bbox_pred"))
     def loss(self, cls_score: Tensor | None, bbox_pred: Tensor | None, rois: Tensor,
@@ -220,13 +165,7 @@ class BBoxHead(BaseModule):
         Returns:
             ``loss_cls`` and ``acc``, ``loss_bbox``.
         """
-        losses: dict[str, Any] = {}
-        if cls_score is not None and cls_score.numel() > 0:
-            total = at_least_float32((label_weights > 0).to(cls_score.dtype)).sum().clamp(min=1.0)
-            of_class = self.loss_cls(cls_score, labels, label_weights, avg_factor=total,
-                                     reduction_override=reduction_override)
-            losses.update(of_class if isinstance(of_class, dict) else {"loss_cls": of_class})
-            losses.update(self.accuracy(cls_score, labels, label_weights))
+        losses = self.class_losses(cls_score, labels, label_weights, reduction_override)
         if bbox_pred is not None:
             losses["loss_bbox"] = self.bbox_loss(bbox_pred, rois, labels, bbox_targets,
                                                  bbox_weights, reduction_override, num_rois)
@@ -250,48 +189,10 @@ class BBoxHead(BaseModule):
                               reduction_override=reduction_override)
 
     # --- detections -------------------------------------------------------------------------
-    def probabilities(self, cls_score: Any) -> Tensor | None:
-        """[N, C + 1] of logits, or of the mean of a list of logits."""
-        if isinstance(cls_score, list):
-            cls_score = sum(cls_score) / float(len(cls_score))
-        if self.custom_activation:
-            return self.loss_cls.get_activation(cls_score)
-        return None if cls_score is None else F.softmax(cls_score, dim=-1)
-
-    def boxes(self, rois: Tensor, bbox_pred: Tensor | None, max_shape: Any) -> Tensor:
-        """Boxes [..., 4 C] of RoIs [..., 5]; the RoIs themselves where none are predicted."""
-        if bbox_pred is not None:
-            return self.bbox_coder.decode(rois[..., 1:], bbox_pred, max_shape=max_shape)
-        return rois[..., 1:] if max_shape is None else clip_boxes(rois[..., 1:], max_shape)
-
-    @force_fp32(apply_to=("cls_score", "bbox_pred"))
-    def get_bboxes(self, rois: Tensor, cls_score: Any, bbox_pred: Tensor | None, img_shape: Any,
-                   scale_factor: Any, rescale: bool = False,
-                   cfg: Any = None) -> tuple[Tensor, Tensor | None]:
-        """Detections of one image.
-
-        Args:
-            rois: [N, 5].
-            cls_score: [N, C + 1], or a list of such.
-            bbox_pred: [N, 4 C].
-            img_shape: (height, width, ...), to clip to.
-            scale_factor: (w, h, w, h).
-            rescale: in pixels of the original image.
-            cfg: ``score_thr``, ``nms`` and ``max_per_img``; without it nothing is suppressed.
-
-        Returns:
-            Boxes and scores ``[n, 5]`` and labels ``[n]``; without ``cfg`` boxes ``[N, 4 C]`` and
-            probabilities ``[N, C + 1]``.
-        """
-        scores = self.probabilities(cls_score)
-        boxes = self.boxes(rois, bbox_pred, img_shape)
-        if rescale and len(boxes):
-            factor = boxes.new_tensor(scale_factor)
-            boxes = (boxes.view(len(boxes), -1, 4) / factor).view(len(boxes), -1)
-        if cfg is None:
-            return boxes, scores
-        found = multiclass_nms(boxes, scores, cfg["score_thr"], cfg["nms"], cfg["max_per_img"])
-        return found[0], found[1]
+    def decoded(self, rois: Tensor, bbox_pred: Tensor,
+                max_shape: Any) -> tuple[Tensor, Tensor | None]:
+        """Boxes [N, 4 C] of RoIs [N, 5], of which none is surer than another."""
+        return self.bbox_coder.decode(rois[:, 1:], bbox_pred, max_shape=max_shape), None
 
     # --- cascades ---------------------------------------------------------------------------
     def regress_by_class(self, rois: Tensor, label: Tensor, bbox_pred: Tensor,
@@ -312,24 +213,3 @@ class BBoxHead(BaseModule):
             bbox_pred = bbox_pred.gather(1, inds)
         boxes = self.bbox_coder.decode(rois[:, -4:], bbox_pred, max_shape=img_meta["img_shape"])
         return torch.cat([rois[:, :-4], boxes], dim=1)
-
-    @force_fp32(apply_to=("bbox_preds",))
-    def refine_bboxes(self, rois: Tensor, labels: Tensor, bbox_preds: Tensor,
-                      pos_is_gts: list[Tensor], img_metas: list[dict[str, Any]]) -> list[Tensor]:
-        """RoIs of each image moved by the predictions, without the gts among them.
-
-        Args:
-            rois: [N, 5], of all images, positives of an image first.
-            labels: [N].
-            bbox_preds: [N, 4 C] or [N, 4].
-            pos_is_gts: of each image, [p], which positives are gts.
-            img_metas: of each image.
-        """
-        refined = []
-        for i, (is_gt, meta) in enumerate(zip(pos_is_gts, img_metas)):
-            rows = (rois[:, 0] == i).nonzero().squeeze(1)
-            keep = rows.new_ones(len(rows), dtype=torch.bool)
-            keep[:len(is_gt)] = is_gt == 0
-            boxes = self.regress_by_class(rois[rows, 1:], labels[rows], bbox_preds[rows], meta)
-            refined.append(boxes[keep])
-        return refined

@@ -42,11 +42,13 @@ class ConvFCBBoxHead(BBoxHead):
             linear layers, or a branch has layers and no prediction.
     """
 
+    init_cfg: Any
+
     def __init__(self, num_shared_convs: int = 0, num_shared_fcs: int = 0, num_cls_convs: int = 0,
                  num_cls_fcs: int = 0, num_reg_convs: int = 0, num_reg_fcs: int = 0,
                  conv_out_channels: int = 256, fc_out_channels: int = 1024, conv_cfg: Any = None,
                  norm_cfg: Any = None, init_cfg: Any = None, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, init_cfg=init_cfg, **kwargs)
+        super().__init__(*args, **kwargs)
         counts = (num_shared_convs, num_shared_fcs, num_cls_convs, num_cls_fcs, num_reg_convs,
                   num_reg_fcs)
         name = type(self).__name__
@@ -84,8 +86,10 @@ class ConvFCBBoxHead(BBoxHead):
             self.fc_reg = self.predictor(self.reg_predictor_cfg, self.reg_last_dim,
                                          self.reg_channels)
         if init_cfg is None:
-            self.init_cfg += [dict(type="Xavier", distribution="uniform", override=[
+            self.init_cfg = [*self.init_cfg, dict(type="Xavier", distribution="uniform", override=[
                 dict(name="shared_fcs"), dict(name="cls_fcs"), dict(name="reg_fcs")])]
+        else:
+            self.init_cfg = init_cfg
 
     def _add_conv_fc_branch(self, num_branch_convs: int, num_branch_fcs: int, in_channels: int,
                             is_shared: bool = False) -> tuple[nn.ModuleList, nn.ModuleList, int]:
@@ -130,7 +134,10 @@ class ConvFCBBoxHead(BBoxHead):
 
     def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Logits and deltas of regions [N, in_channels, h, w]."""
-        x = self._shared(x)
+        return self._predictions(self._shared(x))
+
+    def _predictions(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Logits and deltas of what comes after the shared layers."""
         classes = self._branch(x, self.cls_convs, self.cls_fcs)
         boxes = self._branch(x, self.reg_convs, self.reg_fcs)
         return (self.fc_cls(classes) if self.with_cls else None,
@@ -142,7 +149,8 @@ class Shared2FCBBoxHead(ConvFCBBoxHead):
     """Two shared linear layers (FPN, arXiv 1612.03144)."""
 
     def __init__(self, fc_out_channels: int = 1024, *args: Any, **kwargs: Any) -> None:
-        super().__init__(0, 2, 0, 0, 0, 0, 256, fc_out_channels, *args, **kwargs)
+        kwargs.update(num_shared_fcs=2, fc_out_channels=fc_out_channels)
+        super().__init__(*args, **kwargs)
 
 
 @HEADS.register_module()
@@ -150,4 +158,5 @@ class Shared4Conv1FCBBoxHead(ConvFCBBoxHead):
     """Four shared convolutions and a linear layer (GN, arXiv 1803.08494)."""
 
     def __init__(self, fc_out_channels: int = 1024, *args: Any, **kwargs: Any) -> None:
-        super().__init__(4, 1, 0, 0, 0, 0, 256, fc_out_channels, *args, **kwargs)
+        kwargs.update(num_shared_convs=4, num_shared_fcs=1, fc_out_channels=fc_out_channels)
+        super().__init__(*args, **kwargs)

@@ -45,6 +45,11 @@ class FCNMaskHead(BaseModule):
         ValueError: ``upsample_cfg`` is unknown, or ``init_cfg`` is given.
     """
 
+    loss_mask: Any
+    convs: Any
+    upsample: Any
+    conv_logits: Any
+
     def __init__(self, num_convs: int = 4, roi_feat_size: Any = 14, in_channels: int = 256,
                  conv_kernel_size: int = 3, conv_out_channels: int = 256, num_classes: int = 80,
                  class_agnostic: bool = False,
@@ -119,8 +124,16 @@ class FCNMaskHead(BaseModule):
     @auto_fp16()
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, C, H, W] of regions [n, in_channels, h, w]."""
+        return self.logits(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The convolutions, [n, in_channels, h, w] to [n, conv_out_channels, h, w]."""
         for conv in self.convs:
             x = conv(x)
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What comes after the convolutions."""
         if self.upsample is not None:
             x = self.upsample(x)
             if self.upsample_method == "deconv":
@@ -136,11 +149,10 @@ class FCNMaskHead(BaseModule):
             rcnn_train_cfg: ``mask_size``.
         """
         if isinstance(sampling_results, Samples):
-            boxes, inds, _ = zip(*sampling_results.positives())
-        else:
-            boxes = [r.pos_bboxes for r in sampling_results]
-            inds = [r.pos_assigned_gt_inds for r in sampling_results]
-        return mask_target(boxes, inds, gt_masks, rcnn_train_cfg)
+            sampling_results = sampling_results.positives()
+        return mask_target([r.pos_bboxes for r in sampling_results],
+                           [r.pos_assigned_gt_inds for r in sampling_results], gt_masks,
+                           rcnn_train_cfg)
 
     @force_fp32(apply_to=("mask_pred",))
     def loss(self, mask_pred: Tensor, mask_targets: Tensor, labels: Tensor) -> dict[str, Tensor]:

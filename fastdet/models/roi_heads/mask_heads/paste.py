@@ -7,16 +7,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["paste_masks"]
+__all__ = ["paste_masks", "sampled_masks"]
 
 #: Bytes of one number while pasting, and how many bytes may be in use at once on a GPU.
 BYTES_PER_FLOAT = 4
 GPU_MEM_LIMIT = 1024 ** 3
 
 
-def _paste(masks: Tensor, boxes: Tensor, img_h: int, img_w: int,
-           skip_empty: bool) -> tuple[Tensor, tuple[slice, ...]]:
-    """Masks [n, 1, h, w] sampled at the pixels of the image, and the part that was sampled."""
+def sampled_masks(masks: Tensor, boxes: Tensor, img_h: int, img_w: int,
+                  skip_empty: bool) -> tuple[Tensor, tuple[slice, ...]]:
+    """Masks sampled at the pixels of the image.
+
+    Args:
+        masks: [n, 1, h, w], probabilities.
+        boxes: [n, 4], where they go, in pixels of the image.
+        img_h: height of the image.
+        img_w: width of the image.
+        skip_empty: sample only the part of the image that holds all of the boxes.
+
+    Returns:
+        Probabilities [n, H, W] float32, and the part that was sampled; no slices for all of it.
+    """
     x0, y0, x1, y1 = 0, 0, img_w, img_h
     if skip_empty:  # only the smallest part that holds all of the boxes
         low = (boxes[:, :2].amin(0).floor() - 1).clamp(min=0).int().tolist()
@@ -59,7 +70,9 @@ def paste_masks(masks: Tensor, boxes: Tensor, img_h: int, img_w: int,
         1, GPU_MEM_LIMIT // max(1, img_h * img_w * BYTES_PER_FLOAT))
     for start in range(0, n, step):
         rows = slice(start, start + step)
-        part, region = _paste(masks[rows], boxes[rows], img_h, img_w, device.type == "cpu")
-        out[(rows, *region)] = (part >= threshold if threshold >= 0 else
-                                (part * 255).to(torch.uint8))
+        part, region = sampled_masks(masks[rows], boxes[rows], img_h, img_w,
+                                     device.type == "cpu")
+        where = (rows, *region)
+        out[where] = (part >= threshold if threshold >= 0 else
+                      (part * 255).to(torch.uint8))
     return out.cpu().numpy()
