@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from .entry import DTYPES
 
-__all__ = ["Clock", "captured", "ceilings", "device_events", "interleaved", "median_interval",
-           "quantiles"]
+__all__ = ["Clock", "captured", "ceilings", "device_events", "host_peak", "interleaved",
+           "median_interval", "quantiles"]
 
 Call = Callable[[], Any]
 
@@ -94,17 +97,11 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def ceilings(device: torch.device) -> dict[str, float]:
-    """What this GPU reaches: bytes per second of a copy, operations per second of a product."""
+    """What this device reaches: bytes per second of a copy, operations per second of a product."""
+    clock = Clock(device)
+
     def best(fn: Call) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        times = []
-        for _ in range(10):
-            start.record()
-            fn()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) / 1e3)
-        return statistics.median(times[3:])
+        return statistics.median([clock(fn, "kernel") for _ in range(10)][3:]) / 1e6
 
     def copy_rate(size: int) -> float:
         source = torch.randint(255, (size,), dtype=torch.uint8, device=device)
@@ -115,9 +112,41 @@ def ceilings(device: torch.device) -> dict[str, float]:
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         return 2 * n**3 / best(lambda: a @ b)
 
+    if not clock.gpu:  # which has no fp16 arithmetic worth a measurement
+        return {"bytes": copy_rate(2**28),
+                **{name: product_rate(1024, DTYPES[name]) for name in ("fp32", "bf16")}}
     return {"bytes": copy_rate(2**31),
             **{name: product_rate(4096 if dtype == torch.float32 else 8192, dtype)
                for name, dtype in DTYPES.items()}}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing reaches the terminal's standard error, where the profiler logs its own steps."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def host_peak(fn: Call) -> int:
+    """Bytes that a call on a CPU holds at once above what was there before."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        fn()
+    assert trace.profiler is not None
+    held = peak = 0
+    for event in trace.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
 
 
 def device_events(fn: Call) -> list[str]:

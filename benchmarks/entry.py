@@ -81,6 +81,7 @@ class Entry:
         ledger: cases ``'shape/dtype'`` that the ledger compiles.
         exceptions: ``{(kernel, 'f64' | 'spills'): reason}`` that the ledger grants.
         folder: the operator's folder below ``kernels/``, where it is not ``name``.
+        absent: peers that cannot run here, and why.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Entry:
     ledger: Sequence[str] = ()
     exceptions: Mapping[tuple[str, str], str] = field(default_factory=dict)
     folder: str = ""
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def operator(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DYHEAD_LEVELS", "IMAGES", "pyramid"]
+__all__ = ["DYHEAD_LEVELS", "IMAGES", "pyramid", "sizes"]
 
 #: Two levels of a DyHead on two images of 800 x 1344.
 DYHEAD_LEVELS = {"p3_b2": {"B": 2, "C": 256, "H": 100, "W": 168},
@@ -12,6 +12,12 @@ DYHEAD_LEVELS = {"p3_b2": {"B": 2, "C": 256, "H": 100, "W": 168},
 
 #: Two images as a detector gets them.
 IMAGES = {"maps": [(2, 3, 800, 1344)]}
+
+
+def sizes(*shapes: tuple[int, int, int]) -> dict[str, dict[str, Any]]:
+    """Shapes of batches of images (height, width, batch), under the names that charts of scaling
+    read: ``320x480_b1``."""
+    return {f"{h}x{w}_b{b}": {"maps": [(b, 3, h, w)]} for h, w, b in shapes}
 
 
 def pyramid(height: int, width: int) -> dict[str, Any]:

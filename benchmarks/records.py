@@ -20,7 +20,8 @@ import torch
 
 import fastdet
 
-__all__ = ["KEY", "Row", "conditions", "file_name", "load", "main", "save", "summary", "table"]
+__all__ = ["KEY", "Row", "ceilings", "conditions", "file_name", "load", "main", "save", "summary",
+           "table"]
 
 
 @dataclass
@@ -134,6 +135,15 @@ def load(path: Path) -> list[Row]:
                 raise ValueError(f"{one} has columns {reader.fieldnames}, not those of a result")
             rows += [Row(**{k: _parse(k, v) for k, v in line.items()}) for line in reader]
     return rows
+
+
+def ceilings(path: Path) -> dict[str, float] | None:
+    """What the device reached when a folder's results, or a file's, were measured."""
+    paths = sorted(path.glob("*.json")) if path.is_dir() else [path.with_suffix(".json")]
+    for one in paths:
+        if one.is_file() and (found := json.loads(one.read_text()).get("ceilings")):
+            return found
+    return None
 
 
 def _time(us: float | None) -> str:

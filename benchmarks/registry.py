@@ -1,7 +1,8 @@
 """The table of what is measured: every file of ``operators/`` and ``components/``.
 
-A file declares one entry, ``ENTRY``, of its own name. The runner, the ledger, the tests, ``gpu.sh``
-and pytest-benchmark all read :data:`ENTRIES`; nobody keeps a list of names.
+A file declares one entry, ``ENTRY``, of its own name, or in ``ABSENT`` why it cannot run here. The
+runner, the ledger, the tests, ``gpu.sh`` and pytest-benchmark all read :data:`ENTRIES`; nobody
+keeps a list of names.
 
 ``python -m benchmarks.registry`` prints the names, one a line.
 """
@@ -17,23 +18,27 @@ from collections.abc import Sequence
 from . import components, operators
 from .entry import DTYPES, Entry, Provider, Work, differentiate, flatten, leaves, upcast
 
-__all__ = ["DTYPES", "ENTRIES", "Entry", "Provider", "Work", "differentiate", "flatten", "leaves",
-           "main", "upcast"]
+__all__ = ["ABSENT", "DTYPES", "ENTRIES", "Entry", "Provider", "Work", "differentiate", "flatten",
+           "leaves", "main", "upcast"]
 
 
-def _collect() -> dict[str, Entry]:
-    found = {}
+def _collect() -> tuple[dict[str, Entry], dict[str, str]]:
+    found, absent = {}, {}
     for package in (operators, components):
         for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
             module = importlib.import_module(f"{package.__name__}.{info.name}")
+            if why := getattr(module, "ABSENT", ""):
+                absent[info.name] = why
+                continue
             entry = getattr(module, "ENTRY", None)
             if not isinstance(entry, Entry):
                 raise TypeError(f"{module.__file__} declares no ENTRY")
             found[entry.name] = entry
-    return found
+    return found, absent
 
 
-ENTRIES = _collect()
+#: Entries by name; and those that cannot run here, with the reason.
+ENTRIES, ABSENT = _collect()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

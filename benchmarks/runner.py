@@ -18,7 +18,15 @@ import torch
 
 from .apart import Crashed, apart
 from .checks import Wrong, check, check_component, check_path
-from .clock import Clock, captured, device_events, interleaved, median_interval, quantiles
+from .clock import (
+    Clock,
+    captured,
+    device_events,
+    host_peak,
+    interleaved,
+    median_interval,
+    quantiles,
+)
 from .entry import DTYPES, Entry, Inputs, Provider, differentiate, flatten, leaves, upcast
 from .records import Row
 from .registry import ENTRIES
@@ -91,7 +99,7 @@ class Cell:
         self.inputs, self.providers = inputs, providers
         self.views = {name: provider.prepare(inputs) for name, provider in providers.items()}
         self.blank = Row(entry.name, entry.kind, shape, dtype, "", passes, "")
-        if ceiling and entry.work:
+        if ceiling and entry.work and dtype in ceiling:
             work = entry.work(dtype=self.dtype, backward=passes == "fwd+bwd", **entry.sizes(shape))
             self.blank.floor_us = 1e6 * max(work.bytes / ceiling["bytes"],
                                             work.flops / ceiling[dtype])
@@ -127,6 +135,9 @@ class Cell:
             del got
             if self.clock.gpu:
                 self.watched(name, row)
+            else:
+                row.peak_bytes = host_peak(partial(call, self.providers[name], self.views[name],
+                                                   self.passes))
         except Wrong as error:
             return replace(self.blank, provider=name, floor_us=None, status="wrong",
                            note=str(error))

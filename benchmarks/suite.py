@@ -18,8 +18,9 @@ import torch
 from . import compare, records
 from .clock import ceilings
 from .entry import DTYPES, Entry
+from .plot import plot
 from .records import Row
-from .registry import ENTRIES
+from .registry import ABSENT, ENTRIES
 from .runner import MODES, PASSES, Plan, measure, measure_compiled
 
 __all__ = ["main"]
@@ -36,8 +37,12 @@ def _select(names: Sequence[str], known: Iterable[str], what: str) -> list[str]:
     return list(names) or known
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+def _parser(prog: str, out: Path) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure operators and components against eager torch and their peers, on "
+        "the device that is\nthere. A wrong result has no figure. Results are CSV and JSON files "
+        "and one HTML page.")
     parser.add_argument("names", nargs="*", help=f"entries: {', '.join(ENTRIES)}")
     parser.add_argument("--shapes", nargs="+", default=[], help="named shapes, or tiny")
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES))
@@ -47,9 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="time for one cell (1, on a CPU 0.4)")
     parser.add_argument("--limit", type=float, metavar="SECONDS",
                         help="time for all; what does not fit is left out and says so (on a CPU "
-                        "500)")
+                        "420)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/new"))
+    parser.add_argument("--out", type=Path, default=out, metavar="FOLDER",
+                        help="of the results (default: %(default)s)")
     parser.add_argument("--compare", type=Path, metavar="BASE",
                         help="results to hold the new ones against; fails where one is slower")
     compare.add_options(parser)
@@ -72,7 +78,7 @@ class Suite:
     out: Path
     where: dict[str, str]
     ends: float
-    ceiling: dict[str, float] | None
+    ceiling: dict[str, float]
     rows: list[Row] = field(default_factory=list)
 
     def cells(self, names: Sequence[str], shapes: Sequence[str], dtypes: Sequence[str]
@@ -118,38 +124,55 @@ class Suite:
                 for provider in self.plan.chosen(entry, compiled) for each in passes]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmarks",
+         out: Path = Path("benchmarks/results/new")) -> int:
     """Command line.
+
+    Args:
+        prog: what it is called by.
+        out: where results go by default.
 
     Returns:
         1 when fastdet was wrong, or slower than the results it is compared with; a peer that is
         wrong has no figure.
     """
-    options = _parser().parse_args(argv)
+    options = _parser(prog, out).parse_args(argv)
     names = _select(options.names, ENTRIES, "entry")
-    known = {p for name in names for p in ENTRIES[name].providers}
+    known = {p for name in names for p in (*ENTRIES[name].providers, *ENTRIES[name].absent)}
     _select(options.providers, sorted(known), "provider")
+    for name in names:
+        for peer, why in ENTRIES[name].absent.items():
+            print(f"{name}: {peer} is left out: {why}")
+    for name, why in ABSENT.items():
+        if not options.names:
+            print(f"{name} is left out: {why}")
     _select(options.shapes, sorted({"tiny"} | {
         s for name in names for s in (*ENTRIES[name].shapes, *ENTRIES[name].cpu)}), "shape")
     device = torch.device(options.device)
     cpu = device.type == "cpu"
     base = records.load(options.compare) if options.compare else None
-    limit = options.limit or (500.0 if cpu else float("inf"))
+    limit = options.limit or (420.0 if cpu else float("inf"))
     plan = Plan(options.providers or None, options.passes, options.modes,
                 seconds=options.seconds if options.seconds is not None else 0.4 if cpu else 1.0,
                 reps=(7, 100) if cpu else (20, 200))
     suite = Suite(device, plan, options.out, records.conditions(device),
-                  time.perf_counter() + limit, None if cpu else ceilings(device))
-    if suite.ceiling:
-        print("ceilings: " + ", ".join(
-            f"{k} {v / 1e12:.2f} {'TB/s' if k == 'bytes' else 'TFLOP/s'}"
-            for k, v in suite.ceiling.items()), flush=True)
+                  time.perf_counter() + limit, ceilings(device))
+    print("ceilings: " + ", ".join(
+        f"{k} {v / 1e12:.3g} {'TB/s' if k == 'bytes' else 'TFLOP/s'}"
+        for k, v in suite.ceiling.items()), flush=True)
     dtypes = options.dtypes or (["fp32", "bf16"] if cpu else list(DTYPES))
     # What compiles comes last: it takes longest, and the limit may cut it off.
     for compiled in (False, True):
         for cell in suite.cells(names, options.shapes, dtypes):
+            entry, shape, _ = cell
+            if compiled and cpu and not options.shapes and shape != next(iter(entry.cpu), shape):
+                continue  # on a CPU a compiler takes longer than all else; once is enough
             suite.run(cell, compiled)
     print(records.table(suite.rows))
+    try:
+        print(plot(suite.rows, options.out, suite.ceiling))
+    except ImportError:
+        print("no page: charts need matplotlib, pip install 'fastdet[bench]'")
     return _verdict(suite.rows, base, options)
 
 

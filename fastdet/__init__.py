@@ -19,12 +19,16 @@ except KeyboardInterrupt:  # while torch is imported: no traceback for who waits
 
 from .version import __version__
 
-__all__ = ["BackendError", "__version__", "backend", "get_backend", "install", "installed",
-           "set_backend", "uninstall"]
+__all__ = ["BackendError", "__version__", "accelerate", "backend", "get_backend", "install",
+           "installed", "serve_torchvision", "set_backend", "uninstall"]
 
 
 def __getattr__(name: str) -> Any:
     # Only who takes mmcv's place needs OpenCV and the rest of what stands behind it.
     if name in ("install", "installed", "uninstall"):
         return getattr(importlib.import_module("fastdet.compat"), name)
+    if name == "accelerate":
+        return importlib.import_module("fastdet.compat.accelerate").accelerate
+    if name == "serve_torchvision":
+        return importlib.import_module("fastdet.compat.torchvision_ops").serve_torchvision
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 Tests of Triton kernels carry the marker ``kernel`` and take the fixture ``kernel_device``. They run
 in a process of their own under ``TRITON_INTERPRET=1`` (on the CPU), and on a GPU where there is
-one; elsewhere they are deselected.
+one; elsewhere they are deselected. Those with the marker ``records`` run where it is asked for.
 """
 
 import os
@@ -25,7 +25,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         needs_kernel = item.get_closest_marker("kernel") is not None
         needs_gpu = item.get_closest_marker("gpu") is not None
-        runs = (not needs_kernel or INTERPRETING or GPU) and (not needs_gpu or GPU)
+        asked = (item.get_closest_marker("records") is None
+                 or "records" in config.getoption("markexpr"))
+        runs = (not needs_kernel or INTERPRETING or GPU) and (not needs_gpu or GPU) and asked
         (keep if runs else drop).append(item)
     items[:] = keep
     if drop:

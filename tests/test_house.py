@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 
 #: Packages from the ground up. An import goes down or stays on its floor.
 FLOORS = [{"kernels", "version", ""}, {"utils"}, {"runner"}, {"cnn"}, {"ops"}, {"core"},
-          {"models"}, {"mmcv", "apis"}, {"compat"}, {"testing"}, {"benchmarks", "cli", "__main__"}]
+          {"models"}, {"mmcv"}, {"datasets"}, {"apis"}, {"compat"}, {"testing"},
+          {"benchmarks", "cli", "__main__"}]
 
 #: Folders of the top level that install below fastdet, and are symlinks there in a checkout.
 LINKED = ("kernels", "benchmarks")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ..entry import Entry, against_reference
-from ..maps import IMAGES
+from ..maps import IMAGES, sizes
 from ..modules import make, run
 
 ENTRY = Entry(
     name="resnet_50",
     kind="component",
     shapes={"800x1344_b2": IMAGES},
-    cpu={"320x480_b1": {"maps": [(1, 3, 320, 480)]}},
+    cpu=sizes((320, 480, 1), (160, 240, 1), (480, 720, 1), (160, 240, 4)),
     tiny={"maps": [(1, 3, 40, 64)], "depth": 18, "base_channels": 8},
     make=make("backbone", {"type": "ResNet", "depth": 50}),
     providers=against_reference(run),

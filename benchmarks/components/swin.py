@@ -10,7 +10,7 @@ from torch import Tensor
 from fastdet.models.backbones.swin import ShiftWindowMSA
 
 from ..entry import Entry, Provider
-from ..maps import IMAGES
+from ..maps import IMAGES, sizes
 from ..modules import make, run, swapped
 from ..operators.window_attention import window_attention_eager, window_attention_sdpa
 
@@ -45,7 +45,7 @@ ENTRY = Entry(
     name="swin_t",
     kind="component",
     shapes={"800x1344_b2": IMAGES},
-    cpu={"320x480_b1": {"maps": [(1, 3, 320, 480)]}},
+    cpu=sizes((320, 480, 1), (160, 240, 1), (480, 720, 1), (160, 240, 4)),
     tiny={"maps": [(1, 3, 30, 44)], "embed_dims": 32, "depths": (2, 2), "num_heads": (2, 4),
           "strides": (4, 2), "out_indices": (0, 1), "window_size": 4},
     make=make("backbone", {"type": "SwinTransformer"}),

@@ -6,12 +6,12 @@ suppression, the best kept. Its inner loop is mmcv's, in Python.
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastdet.compat.torchvision_ops import binary_loads
 from fastdet.kernels.nms import batched_nms_padded
 from fastdet.kernels.nms.reference import nms_reference
 
@@ -67,7 +67,7 @@ def _work(*, dtype: torch.dtype, backward: bool, B: int, groups: int, each: int,
 
 _PROVIDERS: dict[str, Any] = {"eager": Provider(_eager, capturable=False),
                               "fastdet": Provider(_fastdet)}
-if importlib.util.find_spec("torchvision"):
+if binary_loads():
     _PROVIDERS["torchvision"] = Provider(_torchvision, capturable=False)
 
 ENTRY = Entry(
@@ -81,6 +81,8 @@ ENTRY = Entry(
     providers=_PROVIDERS,
     trains=False,
     exact=True,
+    absent={} if binary_loads() else {"torchvision": "its own binary is not installed or does not "
+                                      "fit this torch"},
     work=_work,
     kernels=("nms_",),
     ledger=("one_group/fp32", "classes_b2/bf16", "rpn_b2/fp32"),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 from torch import Tensor
 
+from fastdet.compat.torchvision_ops import binary_loads
 from fastdet.kernels.roi_align import multi_level_roi_align
 from fastdet.kernels.roi_align.reference import roi_align_reference, roi_levels
 
@@ -76,8 +75,10 @@ ENTRY = Entry(
         "eager": Provider(_eager, capturable=False),
         "fastdet": Provider(_fastdet),
         **({"torchvision": Provider(_torchvision, capturable=False)}
-           if importlib.util.find_spec("torchvision") else {}),
+           if binary_loads() else {}),
     },
+    absent={} if binary_loads() else {"torchvision": "its own binary is not installed or does not "
+                                      "fit this torch"},
     work=_work,
     kernels=("roi_align_",),
     ledger=("box_b2/fp32", "box_b2/bf16"),

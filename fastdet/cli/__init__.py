@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fastdet.cli import convert, verify
 from fastdet.cli import run as run_command
-from fastdet.cli import verify
+from fastdet.cli.arguments import add_demo, add_detect, add_test, add_train
 from fastdet.cli.errors import CliError, first_line
 from fastdet.version import __version__
 
@@ -83,8 +85,14 @@ def _parser() -> argparse.ArgumentParser:
                           help="list the models that --model knows, and exit")
     features.set_defaults(module="features")
 
+    for add in (add_detect, add_train, add_test, add_demo):
+        add(commands)
     run_command.add(commands)
     verify.add(commands)
+    convert.add(commands)
+    # Its options are the suite's, whose table of entries takes a while to import.
+    commands.add_parser("bench", help="time every operator and component beside its peers",
+                        add_help=False)
     return parser
 
 
@@ -100,17 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     debug = os.environ.get("FASTDET_DEBUG", "0") == "1"
     try:
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if argv[:1] == ["bench"]:
+            from fastdet.cli import bench
+            return bench.run(argv[1:])
         args = _parser().parse_args(argv)
         # A command is imported when it is asked for: --help needs neither models nor matplotlib.
-        if args.module == "env":
-            from fastdet.cli.env import run
-        elif args.module == "run":
-            from fastdet.cli.run import run
-        elif args.module == "verify":
-            from fastdet.cli.verify import run
-        else:
-            from fastdet.cli.features import run
-        return run(args)
+        return importlib.import_module(f"fastdet.cli.{args.module}").run(args)
     except CliError as e:
         if debug:
             raise

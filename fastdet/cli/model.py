@@ -18,7 +18,7 @@ from fastdet.models import build_backbone, build_neck
 from fastdet.runner import CheckpointLoader, find_state_dict, load_state_dict
 from fastdet.utils import Config, ConfigError
 
-__all__ = ["USER_ERRORS", "build", "load", "model_config", "without_weights"]
+__all__ = ["USER_ERRORS", "addresses", "build", "load", "model_config", "without_weights"]
 
 # What a wrong config or checkpoint makes constructors and layers raise.
 USER_ERRORS = (KeyError, TypeError, ValueError, AssertionError, AttributeError, IndexError,
@@ -72,13 +72,13 @@ def without_weights(cfg: Any) -> Any:
     return cfg
 
 
-def _addresses(value: Any) -> Iterator[str]:
+def addresses(value: Any) -> Iterator[str]:
     """The strings in a config that name another machine."""
     if isinstance(value, str) and re.match(r"\s*[\w.+-]+://", value):
         yield value
     elif isinstance(value, (dict, list, tuple)):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _addresses(item)
+            yield from addresses(item)
 
 
 def build(name: str, cfg: dict[str, Any], allow_download: bool = False) -> nn.ModuleDict:
@@ -97,9 +97,9 @@ def build(name: str, cfg: dict[str, Any], allow_download: bool = False) -> nn.Mo
         if cfg.get(part) is None:
             continue
         own = cfg[part] if allow_download else without_weights(cfg[part])
-        addresses = ", ".join(_addresses(own))
-        if addresses and not allow_download:
-            raise CliError(f"the {part} of {name} names {addresses}, which is opened only with "
+        named = ", ".join(addresses(own))
+        if named and not allow_download:
+            raise CliError(f"the {part} of {name} names {named}, which is opened only with "
                            "--allow-download")
         try:
             parts[part] = make(own)
@@ -107,7 +107,7 @@ def build(name: str, cfg: dict[str, Any], allow_download: bool = False) -> nn.Mo
             if callable(init_weights):
                 init_weights()
         except USER_ERRORS as e:
-            source = f" with the weights of {addresses}" if addresses else ""
+            source = f" with the weights of {named}" if named else ""
             raise CliError(f"the {part} of {name} cannot be built{source}: {first_line(e)}") from e
     return parts.eval()
 

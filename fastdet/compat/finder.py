@@ -48,8 +48,8 @@ class _Rewriter(ast.NodeTransformer):
 
     ``@REGISTRY.register_module() class C`` becomes ``from fastdet... import C`` and
     ``REGISTRY.register_module(force=True, module=C)``: configs then build ours, and so does a
-    subclass further down in the file. A definition that is not MMDetection 2.26.0's stays, and
-    takes the place that ours may have in a registry that both share.
+    subclass further down in the file. Any other definition stays, and takes the place that ours
+    may have in a registry that both share.
     """
 
     def __init__(self, module: str, source: Source) -> None:
@@ -82,10 +82,9 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
     def _definition(self, node: Any) -> Any:
-        if ours_for(self.module, node.name) is None:
-            return node
         registered = [_forced(d) for d in node.decorator_list if registers(d)]
-        if not is_original(self.source, self.module, node.name):
+        if ours_for(self.module, node.name) is None or not is_original(
+                self.source, self.module, node.name):
             others = [d for d in node.decorator_list if not registers(d)]
             node.decorator_list = [*registered, *others]
             return node
@@ -142,8 +141,10 @@ class Finder(MetaPathFinder):
         if installed is None:
             return self._alias(fullname)
         spec = self._elsewhere(fullname, path, target)
-        if spec is not None and fullname in known_fingerprints() \
-                and type(spec.loader) is SourceFileLoader and spec.origin is not None:
+        if spec is not None and type(spec.loader) is SourceFileLoader \
+                and spec.origin is not None and (
+                    fullname in known_fingerprints()
+                    or b"register_module(" in Path(spec.origin).read_bytes()):
             spec.loader = _RewritingLoader(fullname, spec.origin, self._source(installed))
             spec.cached = None
         return spec

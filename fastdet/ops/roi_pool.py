@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-__all__ = ["RoIPool", "roi_pool"]
+__all__ = ["RoIPool", "largest_pixels", "roi_pool"]
 
 
 def _edges(start: Tensor, end: Tensor, bins: int, length: int) -> tuple[Tensor, Tensor]:
@@ -16,6 +16,38 @@ def _edges(start: Tensor, end: Tensor, bins: int, length: int) -> tuple[Tensor, 
     first = (index * step + start[:, None]).floor().clamp(0, length)
     last = ((index + 1) * step + start[:, None]).ceil().clamp(0, length)
     return first.long(), last.long()
+
+
+def largest_pixels(input: Tensor, image: Tensor, y: tuple[Tensor, Tensor],
+                   x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The largest pixel of each bin, without a gradient.
+
+    Args:
+        input: ``(B, C, H, W)``.
+        image: ``(N,)``, int64.
+        y: first row of every bin ``(N, bins)``, int64, and the one after its last.
+        x: the same for columns.
+
+    Returns:
+        ``(N, bins_y, bins_x, C)``, the values, minus infinity where a bin holds no pixel, and
+        their places in the ``B * H * W`` pixels, there -1.
+    """
+    (_, c, h, w), (top, y_end), (left, x_end) = input.shape, y, x
+    table = input.detach().permute(0, 2, 3, 1).reshape(-1, c)
+    shape = (*top.shape, left.shape[1], c)
+    best = table.new_full(shape, -torch.inf)
+    place = torch.full(shape, -1, dtype=torch.long, device=table.device)
+    tall, wide = (int((e - s).max()) if s.numel() else 0 for s, e in ((top, y_end), (left, x_end)))
+    for i in range(tall):
+        for j in range(wide):
+            inside = ((top + i < y_end)[:, :, None] & (left + j < x_end)[:, None, :])[..., None]
+            at = ((image[:, None, None] * h + (top + i).clamp(max=h - 1)[:, :, None]) * w
+                  + (left + j).clamp(max=w - 1)[:, None, :])
+            value = table[at]
+            better = inside & (value > best)
+            best = torch.where(better, value, best)
+            place = torch.where(better, at[..., None], place)
+    return best, place
 
 
 def roi_pool(input: Tensor, rois: Tensor, output_size: int | tuple[int, int],
@@ -46,25 +78,11 @@ def roi_pool(input: Tensor, rois: Tensor, output_size: int | tuple[int, int],
         low, high = boxes[:, :2] * spatial_scale, (boxes[:, 2:] + 1) * spatial_scale
         proper = ((high > low).all(1))[:, None]
         low, high = torch.where(proper, low, 0), torch.where(proper, high, 0)
-        y, y_end = _edges(low[:, 1], high[:, 1], bins_y, h)
-        x, x_end = _edges(low[:, 0], high[:, 0], bins_x, w)
-        table = input.detach().permute(0, 2, 3, 1).reshape(-1, c)
-        shape = (len(rois), bins_y, bins_x, c)
-        best = table.new_full(shape, -torch.inf)
-        place = torch.full(shape, -1, dtype=torch.long, device=table.device)
-        tall, wide = (int((e - s).max()) if len(rois) else 0 for s, e in ((y, y_end), (x, x_end)))
-        for i in range(tall):
-            for j in range(wide):
-                inside = ((y + i < y_end)[:, :, None] & (x + j < x_end)[:, None, :])[..., None]
-                at = ((image[:, None, None] * h + (y + i).clamp(max=h - 1)[:, :, None]) * w
-                      + (x + j).clamp(max=w - 1)[:, None, :])
-                value = table[at]
-                better = inside & (value > best)
-                best = torch.where(better, value, best)
-                place = torch.where(better, at[..., None], place)
+        _, place = largest_pixels(input, image, _edges(low[:, 1], high[:, 1], bins_y, h),
+                                  _edges(low[:, 0], high[:, 0], bins_x, w))
     # One differentiable gather of what was found.
     table = input.permute(0, 2, 3, 1).reshape(-1, c)
-    out = table.gather(0, place.clamp(min=0).view(-1, c)).view(shape)
+    out = table.gather(0, place.clamp(min=0).view(-1, c)).view(place.shape)
     return torch.where(place >= 0, out, 0).permute(0, 3, 1, 2).contiguous()
 
 

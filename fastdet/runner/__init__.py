@@ -15,11 +15,12 @@ from .checkpoint import (
     weights_to_cpu,
 )
 from .fp16 import LossScaler, auto_fp16, force_fp32, wrap_fp16_model
+from .model_zoo import known_models
 
 __all__ = [
     "BaseModule", "ModuleDict", "ModuleList", "Sequential",
     "CheckpointLoader", "_load_checkpoint", "_load_checkpoint_with_prefix", "find_state_dict",
     "get_state_dict", "load_checkpoint", "load_state_dict", "make_checkpoint", "read_checkpoint",
     "save_checkpoint", "weights_to_cpu",
-    "LossScaler", "auto_fp16", "force_fp32", "wrap_fp16_model",
+    "LossScaler", "known_models", "auto_fp16", "force_fp32", "wrap_fp16_model",
 ]

@@ -87,7 +87,8 @@ class CheckpointLoader:
         """Read a checkpoint with ``weights_only=True``; nothing in the file is executed.
 
         Args:
-            filename: a path, an ``http(s)://`` address, ``torchvision://NAME``, or a name with a
+            filename: a path, an ``http(s)://`` address, ``torchvision://NAME``,
+                ``open-mmlab://NAME`` or ``mmcls://NAME``, or a name with a
                 scheme given to :meth:`register_scheme`.
             map_location: as for ``torch.load``.
             logger: told what is read.

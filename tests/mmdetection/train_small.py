@@ -172,7 +172,9 @@ def main():
     torch.set_num_threads(1)
     fastdet.install()
 
-    from mmcv.runner import init_dist
+    import mmdet.apis.train
+    from mmcv.parallel import MMDistributedDataParallel
+    from mmcv.runner import get_dist_info, init_dist
     from mmdet.apis import set_random_seed, train_detector
     from mmdet.datasets import build_dataset
     from mmdet.models import build_detector
@@ -180,8 +182,12 @@ def main():
     distributed = "WORLD_SIZE" in os.environ
     if distributed:
         init_dist("pytorch", backend="gloo")
+        # MMDetection's own build_ddp takes GPUs alone.
+        mmdet.apis.train.build_ddp = lambda model, device, **kwargs: MMDistributedDataParallel(
+            model, **kwargs)
     cfg = config(args.folder, args.work)
     cfg.resume_from = args.resume
+    cfg.gpu_ids = list(range(get_dist_info()[1]))
     register_hooks()
     if args.die:
         cfg.custom_hooks.append(dict(type="Die", priority="LOWEST"))

@@ -269,10 +269,30 @@ def test_a_missing_file(tmp_path):
             load_checkpoint(Net(), path)
 
 
-@pytest.mark.parametrize("name", ["open-mmlab://detectron2/resnet50_caffe", "gs://bucket/a.pth"])
+@pytest.mark.parametrize("name", ["gs://bucket/a.pth"])
 def test_unknown_schemes_say_what_to_do(name):
     with pytest.raises(ValueError, match=r"https://.*download the checkpoint and pass its path"):
         load_checkpoint(Net(), name)
+
+
+def test_names_of_the_model_zoo(monkeypatch):
+    asked, net = [], Net()
+
+    def download(url, **kwargs):
+        asked.append(url)
+        return {"state_dict": {f"backbone.{k}": v for k, v in net.state_dict().items()}}
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    _load_checkpoint("open-mmlab://detectron2/resnet50_caffe")
+    with pytest.warns(UserWarning, match="in favor of open-mmlab://detectron/resnet50_caffe"):
+        _load_checkpoint("openmmlab://resnet50_caffe")
+    assert [url.rpartition("/")[2] for url in asked] == [
+        "resnet50_msra-5891d200.pth", "resnet50_caffe-788b5fa3.pth"]
+    other = Net()
+    load_checkpoint(other, "mmcls://resnet50", strict=True)
+    same(other, net)
+    with pytest.raises(ValueError, match=r"open-mmlab://darknet35: .* mean darknet53"):
+        _load_checkpoint("open-mmlab://darknet35")
 
 
 def test_schemes_can_be_registered(monkeypatch):

@@ -15,6 +15,7 @@ from fastdet.runner import (
     _load_checkpoint_with_prefix,
     find_state_dict,
     get_state_dict,
+    known_models,
     load_checkpoint,
     load_state_dict,
     make_checkpoint,
@@ -27,8 +28,24 @@ from ..fileio import FileClient
 from ..version import __version__
 
 __all__ = ["CheckpointLoader", "_load_checkpoint", "_load_checkpoint_with_prefix",
-           "find_state_dict", "get_state_dict", "load_checkpoint", "load_state_dict",
+           "find_state_dict", "get_deprecated_model_names", "get_external_models",
+           "get_mmcls_models", "get_state_dict", "load_checkpoint", "load_state_dict",
            "save_checkpoint", "weights_to_cpu"]
+
+
+def get_external_models() -> dict[str, str]:
+    """Addresses of weights by what stands behind ``open-mmlab://``."""
+    return dict(known_models()["open-mmlab"])
+
+
+def get_mmcls_models() -> dict[str, str]:
+    """Addresses of weights by what stands behind ``mmcls://``."""
+    return dict(known_models()["mmcls"])
+
+
+def get_deprecated_model_names() -> dict[str, str]:
+    """New names behind ``open-mmlab://`` by the old."""
+    return dict(known_models()["renamed"])
 
 
 @CheckpointLoader.register_scheme("s3://")

@@ -25,7 +25,7 @@ from ..builder import HEADS, build_loss
 from ..losses.utils import at_least_float32
 from .base_dense_head import BaseDenseHead, Meta
 
-__all__ = ["AnchorHead", "AnchorTargets"]
+__all__ = ["AnchorHead", "AnchorTargets", "trained_anchors"]
 
 
 class AnchorTargets(NamedTuple):
@@ -48,6 +48,24 @@ class AnchorTargets(NamedTuple):
     num_pos: Tensor
     num_neg: Tensor
     gt_inds: Tensor
+
+
+def trained_anchors(generator: Any, anchors: Tensor, featmap_sizes: Sequence[Sequence[int]],
+                    img_metas: list[Meta], border: float) -> Tensor:
+    """Which anchors [N, 4] of a generator each image trains, ``[B, N]``.
+
+    Args:
+        generator: knows which lie in the padded image.
+        anchors: of all levels.
+        featmap_sizes: height and width of each level.
+        img_metas: of each image.
+        border: pixels by which an anchor may leave the image; any if negative.
+    """
+    return torch.stack([
+        anchor_inside_flags(
+            anchors, torch.cat(generator.valid_flags(featmap_sizes, meta["pad_shape"],
+                                                     anchors.device)),
+            meta["img_shape"][:2], border) for meta in img_metas])
 
 
 @HEADS.register_module()
@@ -148,12 +166,8 @@ class AnchorHead(BaseDenseHead):
     def valid_anchors(self, anchors: Tensor, featmap_sizes: Sequence[Sequence[int]],
                       img_metas: list[Meta]) -> Tensor:
         """Which of the anchors [N, 4] each image trains, ``[B, N]``."""
-        border = self.train_cfg.get("allowed_border", -1)
-        return torch.stack([
-            anchor_inside_flags(
-                anchors, torch.cat(self.prior_generator.valid_flags(
-                    featmap_sizes, meta["pad_shape"], anchors.device)),
-                meta["img_shape"][:2], border) for meta in img_metas])
+        return trained_anchors(self.prior_generator, anchors, featmap_sizes, img_metas,
+                               self.train_cfg.get("allowed_border", -1))
 
     def sampled(self, gt_inds: Tensor) -> tuple[Tensor, Tensor]:
         """Positives and negatives ``[B, N]`` of an assignment."""
@@ -180,7 +194,10 @@ class AnchorHead(BaseDenseHead):
             valid: [B, N].
             gts: of the batch.
         """
-        gt_inds = self.assigned(anchors, per_level, valid, gts)
+        return self.learned(anchors, self.assigned(anchors, per_level, valid, gts), gts)
+
+    def learned(self, anchors: Tensor, gt_inds: Tensor, gts: GroundTruth) -> AnchorTargets:
+        """What each anchor ([N, 4] or [B, N, 4]) learns of the gt that it is assigned [B, N]."""
         pos, neg = self.sampled(gt_inds)
         boxes, labels = gts.of(gt_inds)
         if not self.reg_decoded_bbox:

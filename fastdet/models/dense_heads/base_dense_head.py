@@ -39,6 +39,8 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
     use_sigmoid_cls: bool
     #: Numbers that the head predicts for a box.
     box_channels = 4
+    #: Whether class scores are probabilities, not logits.
+    activated = False
     train_cfg: Any
     test_cfg: Any
 
@@ -132,7 +134,8 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
             if not self.use_sigmoid_cls:
                 logits = logits.softmax(-1)[..., :-1]
             scores, labels, rows, valid = top_pairs(
-                logits, cfg.get("nms_pre", -1), cfg.get("score_thr", 0.0), self.use_sigmoid_cls)
+                logits, cfg.get("nms_pre", -1), cfg.get("score_thr", 0.0),
+                self.use_sigmoid_cls and not self.activated)
             deltas = deltas.gather(1, rows[..., None].expand(-1, -1, deltas.shape[2]))
             boxes = self.decoded(mine[rows], deltas, i, shapes)
             if factor is not None:

@@ -156,8 +156,9 @@ class CenterNetHead(BaseDenseHead):
                rescale: bool = False) -> Detections:
         """As :meth:`BaseDenseHead.detect`; every peak is a detection."""
         cfg = self.test_cfg if cfg is None else cfg
+        heat, size, offset = self._only(*outs)
         found, labels = self.decode_heatmap(
-            *self._only(*outs), img_metas[0]["batch_input_shape"], k=cfg["topk"],
+            heat, size, offset, img_metas[0]["batch_input_shape"], k=cfg["topk"],
             kernel=cfg["local_maximum_kernel"])
         # The input is the image with a border (top, bottom, left, right) around it.
         left_top = torch.stack([found.new_tensor(meta["border"])[[2, 0]] for meta in img_metas])

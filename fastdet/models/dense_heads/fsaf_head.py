@@ -43,7 +43,7 @@ class FSAFHead(RetinaHead):
                      override=[dict(type="Normal", name="retina_cls", std=0.01, bias_prob=0.01),
                                dict(type="Normal", name="retina_reg", std=0.01, bias=0.25)]),
                  **kwargs: Any) -> None:
-        super().__init__(*args, init_cfg=init_cfg, **kwargs)
+        super().__init__(*args, init_cfg=init_cfg, **kwargs)  # type: ignore[misc]
         self.score_threshold = score_threshold
         for name in ("loss_cls", "loss_bbox"):
             if getattr(self, name).reduction != "none":

@@ -156,6 +156,11 @@ class GFLHead(AnchorHead):
         return {"loss_cls": of_class, "loss_bbox": [loss / factor for loss in of_box],
                 "loss_dfl": [loss / factor for loss in of_side]}
 
+    @staticmethod
+    def confidence(score: Tensor) -> Tensor:
+        """The highest score [N] of logits [N, C], which weighs what a positive's box learns."""
+        return score.detach().sigmoid().amax(1)
+
     def loss_single(self, anchors: Tensor, cls_score: Tensor, bbox_pred: Tensor,  # type: ignore
                     labels: Tensor, label_weights: Tensor, bbox_targets: Tensor,
                     stride: Sequence[int], num_total_samples: Tensor) -> tuple[Tensor, ...]:
@@ -186,7 +191,7 @@ class GFLHead(AnchorHead):
         boxes = torch.where(pos[:, None], bbox_targets.flatten(0, 1),
                             own.to(bbox_targets.dtype)) / stride[0]
         sides = torch.where(pos[:, None], sides, 0.0)
-        weight = score.detach().sigmoid().amax(1) * pos
+        weight = self.confidence(score) * pos
         at = self.anchor_center(own) / stride[0]
         decoded = self.bbox_coder.decode(at, self.integral(sides))
         quality = bbox_overlaps(decoded.detach(), boxes.to(decoded.dtype), is_aligned=True) * pos

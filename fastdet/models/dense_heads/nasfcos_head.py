@@ -38,7 +38,7 @@ class NASFCOSHead(FCOSHead):
                 dict(type="Normal", std=0.01, override=[
                     dict(name="conv_reg"), dict(name="conv_centerness"),
                     dict(name="conv_cls", type="Normal", std=0.01, bias_prob=0.01)])]
-        super().__init__(*args, init_cfg=init_cfg, **kwargs)
+        super().__init__(*args, init_cfg=init_cfg, **kwargs)  # type: ignore[misc]
 
     def tower(self) -> nn.ModuleList:
         """The convolutions that were found, each with norm and ReLU."""

@@ -69,7 +69,7 @@ class RetinaSepBNHead(AnchorHead):
         """Small normal weights, and a probability of 0.01 for every class."""
         super().init_weights()
         for tower in (self.cls_convs[0], self.reg_convs[0]):
-            for layer in tower:  # type: ignore[union-attr]
+            for layer in tower:  # type: ignore[attr-defined]
                 normal_init(layer.conv, std=0.01)
         normal_init(self.retina_cls, std=0.01, bias=bias_init_with_prob(0.01))
         normal_init(self.retina_reg, std=0.01)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastdet.core.utils.dist_utils import world_size
+from fastdet.core.visualization.image import imshow_det_bboxes, unpack
 from fastdet.runner import BaseModule, auto_fp16
 
 __all__ = ["BaseDetector"]
@@ -196,3 +197,31 @@ class BaseDetector(BaseModule, metaclass=ABCMeta):
         loss, log_vars = self._parse_losses(self(**data))
         named = OrderedDict((f"{name}_val", value) for name, value in log_vars.items())
         return {"loss": loss, "log_vars": named, "num_samples": len(data["img_metas"])}
+
+    def show_result(self, img: Any, result: Any, score_thr: float = 0.3,
+                    bbox_color: Any = (72, 101, 241), text_color: Any = (72, 101, 241),
+                    mask_color: Any = None, thickness: float = 2, font_size: float = 13,
+                    win_name: str = "", show: bool = False, wait_time: float = 0,
+                    out_file: str | None = None) -> Any:
+        """Draw a result on its image.
+
+        Args:
+            img: [H, W, 3] in BGR, or a path.
+            result: of each class boxes [n, 5], or a pair of that and masks.
+            score_thr: what scores less is left out.
+            bbox_color, text_color, mask_color, thickness, font_size, win_name, wait_time: see
+                :func:`fastdet.core.visualization.imshow_det_bboxes`.
+            show: open a window, unless the picture is written.
+            out_file: write the picture there.
+
+        Returns:
+            The picture in BGR where it is neither shown nor written.
+        """
+        boxes, labels, segms = unpack(result)
+        show = show and out_file is None
+        drawn = imshow_det_bboxes(
+            img, boxes, labels, segms, class_names=getattr(self, "CLASSES", None),
+            score_thr=score_thr, bbox_color=bbox_color, text_color=text_color,
+            mask_color=mask_color, thickness=thickness, font_size=font_size, win_name=win_name,
+            show=show, wait_time=wait_time, out_file=out_file)
+        return None if show or out_file is not None else drawn

@@ -37,7 +37,8 @@ def knowledge_distillation_kl_div_loss(pred: Tensor, soft_label: Tensor, T: int,
     return F.kl_div(F.log_softmax(pred / T, dim=1), target, reduction="none").mean(1) * (T * T)
 
 
-@LOSSES.register_module()
+# The name that LDHead has by default.
+@LOSSES.register_module(["KnowledgeDistillationKLDivLoss", "LocalizationDistillationLoss"])
 class KnowledgeDistillationKLDivLoss(Loss):
     """:func:`knowledge_distillation_kl_div_loss` as a module.
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["pvt_convert", "swin_converter"]
+__all__ = ["pvt_convert", "swin_converter", "to_unfold_order"]
 
 
-def _to_unfold_order(x: Tensor) -> Tensor:
+def to_unfold_order(x: Tensor) -> Tensor:
     """The last axis from Swin's own order of merged channels to that of ``torch.nn.Unfold``.
 
     Swin concatenates the four tokens of a window column by column; Unfold has the channel slowest
@@ -41,7 +41,7 @@ def swin_converter(ckpt: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = name.replace("mlp.fc1.", "ffn.layers.0.0.", 1)
             name = name.replace("mlp.fc2.", "ffn.layers.1.", 1)
             if "downsample." in name:
-                value = _to_unfold_order(value)
+                value = to_unfold_order(value)
         elif top == "patch_embed":
             name = name.replace("proj.", "projection.", 1)
         out[f"backbone.{name}"] = value

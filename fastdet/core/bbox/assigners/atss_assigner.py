@@ -114,17 +114,23 @@ class ATSSAssigner(BaseAssigner):
         return highest_overlap(overlaps, candidates, counts & inside & (mine >= mean + std), INF)
 
     def assign_levels(self, bboxes: Tensor, num_level_bboxes: Sequence[int], gts: GroundTruth,
-                      valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Assign the gts of a batch, by the overlap of priors alone.
+                      valid: Tensor, cls_scores: Tensor | None = None,
+                      bbox_preds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Assign the gts of a batch.
 
         Args:
             bboxes: [N, 4], priors of all levels.
             num_level_bboxes: how many each level has.
             gts: of the batch.
             valid: [B, N]; the others are neither.
+            cls_scores: [B, N, C] logits, with ``alpha``.
+            bbox_preds: [B, N, 4], with ``alpha``.
 
         Returns:
             ``[B, N]`` gts, as :attr:`AssignResult.gt_inds` has them, and the overlaps.
+
+        Raises:
+            ValueError: ``alpha`` is set and predictions are missing.
         """
         b, g = gts.labels.shape
         nobody = torch.where(valid, 0, -1)
@@ -139,7 +145,8 @@ class ATSSAssigner(BaseAssigner):
             far = lambda apart: apart.masked_fill(ignored[..., None], INF)  # noqa: E731
         else:
             far = lambda apart: apart  # noqa: E731
-        overlaps = self.iou_calculator(bboxes.expand(b, -1, -1), gts.boxes.to(bboxes.dtype))
+        overlaps = self._overlaps(bboxes.expand(b, -1, -1), gts.boxes.to(bboxes.dtype),
+                                  gts.labels, cls_scores, bbox_preds)
         there = torch.arange(g, device=bboxes.device) < gts.counts[:, None]
         # The overlap of what pads the batch is negative, so that no prior prefers it.
         overlaps = torch.where(there[:, None], overlaps, -1.0)
@@ -160,4 +167,5 @@ class ATSSAssigner(BaseAssigner):
             raise ValueError(f"ATSSAssigner: with alpha={self.alpha}, cls_scores, bbox_preds and "
                              "gt_labels must be given")
         ious = self.iou_calculator(bbox_preds, gt_bboxes)
-        return cls_scores[:, gt_labels].sigmoid() ** (1 - self.alpha) * ious ** self.alpha
+        own = gt_labels.long()[..., None, :].expand(*ious.shape)
+        return cls_scores.gather(-1, own).sigmoid() ** (1 - self.alpha) * ious ** self.alpha

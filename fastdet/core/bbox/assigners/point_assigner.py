@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..builder import BBOX_ASSIGNERS
+from ..ground_truth import GroundTruth
 from .assign_result import AssignResult
 from .base_assigner import BaseAssigner
 from .centers import box_centers, labels_of, nothing_assigned
@@ -40,14 +41,39 @@ class PointAssigner(BaseAssigner):
         num, num_gts = points.shape[0], gt_bboxes.shape[0]
         if num_gts == 0 or num == 0:
             return nothing_assigned(points, num_gts, num, gt_labels, overlaps=False)
-        level = points[:, 2].log2().int()
-        size = (gt_bboxes[:, 2:] - gt_bboxes[:, :2]).clamp(min=1e-6)
-        wanted = (size / self.scale).log2().mean(1).int()
-        wanted = torch.minimum(torch.maximum(wanted, level.min()), level.max())
-        apart = ((points[:, None, :2] - box_centers(gt_bboxes)) / size).norm(dim=2)
-        apart = torch.where(level[:, None] == wanted, apart, torch.inf)
-        nearest, rows = apart.topk(self.pos_num, dim=0, largest=False)
-        taken = torch.full_like(apart, torch.inf).scatter_(0, rows, nearest)
-        least, gt = taken.min(dim=1)  # the first of equals, as one gt after the other would have it
-        gt_inds = torch.where(least < torch.inf, gt + 1, 0)
+        gts = GroundTruth.pad([gt_bboxes])
+        gt_inds = self.assign_batch(points, gts)[0][0]
         return AssignResult(num_gts, gt_inds, None, labels=labels_of(gt_inds, gt_labels))
+
+    def assign_batch(self, points: Tensor, gts: GroundTruth,  # type: ignore[override]
+                     valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Assign the gts of a batch.
+
+        Args:
+            points: [N, 3]: x, y, stride.
+            gts: of the batch.
+            valid: [B, N]; the others are neither.
+
+        Returns:
+            ``[B, N]`` gts, as :attr:`AssignResult.gt_inds` has them, and zeros for overlaps.
+        """
+        b, g = gts.labels.shape
+        here = points.new_ones((b, len(points)), dtype=torch.bool) if valid is None else valid
+        none = here.long() - 1
+        overlaps = points.new_zeros(none.shape)
+        if g == 0:
+            return none, overlaps
+        level = points[:, 2].log2().int()
+        size = (gts.boxes[..., 2:] - gts.boxes[..., :2]).clamp(min=1e-6)
+        wanted = (size / self.scale).log2().mean(-1).int()
+        wanted = torch.minimum(torch.maximum(wanted, level.min()), level.max())
+        centres = box_centers(gts.boxes)
+        apart = ((points[:, None, :2] - centres[:, None]) / size[:, None]).norm(dim=-1)
+        there = torch.arange(g, device=points.device) < gts.counts[:, None]
+        fits = (level[:, None] == wanted[:, None]) & here[..., None] & there[:, None]
+        apart = torch.where(fits, apart, torch.inf)  # [B, N, G]
+        nearest, rows = apart.topk(self.pos_num, dim=1, largest=False)
+        taken = torch.full_like(apart, torch.inf).scatter_(1, rows, nearest)
+        # The first of equals, as one gt after the other would have it.
+        least, gt = taken.min(dim=-1)
+        return torch.where(least < torch.inf, gt + 1, none), overlaps

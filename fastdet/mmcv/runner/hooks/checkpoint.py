@@ -13,15 +13,17 @@ from .hook import HOOKS, Hook
 __all__ = ["CheckpointHook", "output_folder"]
 
 
-def output_folder(out_dir: str | None, work_dir: str,
+def output_folder(out_dir: str | None, work_dir: str | None,
                   file_client_args: dict[str, Any] | None) -> tuple[Any, Any]:
     """The client and the folder of a hook's files.
 
     A folder other than the run's gets one of the run's name below it.
     """
     chosen = out_dir or work_dir
+    if not chosen:
+        raise ValueError("a hook that saves needs out_dir, or a runner with a work_dir")
     client = FileClient.infer_client(file_client_args, chosen)
-    if chosen != work_dir:
+    if work_dir and chosen != work_dir:
         chosen = client.join_path(chosen, os.path.basename(work_dir.rstrip(os.sep)))
     return client, chosen
 

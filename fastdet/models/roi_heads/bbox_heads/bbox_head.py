@@ -10,11 +10,11 @@ from torch.nn.modules.utils import _pair
 
 from fastdet.core.bbox import build_bbox_coder
 from fastdet.core.bbox.samplers.samples import Samples
-from fastdet.models.utils import build_linear_layer
 from fastdet.runner import force_fp32
 
 from ...builder import HEADS, build_loss
 from ...losses.utils import at_least_float32
+from ...utils import build_linear_layer
 from .region_head import RegionHead
 
 __all__ = ["BBoxHead", "BBoxTargets"]

@@ -1,0 +1,15 @@
+"""What users call: build a detector, detect, train, test."""
+
+from .inference import (
+    async_inference_detector,
+    inference_detector,
+    init_detector,
+    show_result_pyplot,
+)
+from .test import multi_gpu_test, single_gpu_test
+from .train import init_random_seed, set_random_seed, train_detector
+from .utils import get_root_logger
+
+__all__ = ["async_inference_detector", "get_root_logger", "inference_detector", "init_detector",
+           "init_random_seed", "multi_gpu_test", "set_random_seed", "show_result_pyplot",
+           "single_gpu_test", "train_detector"]
