@@ -51,7 +51,9 @@ def _config(kind: str, channels: int, kernel_size: int, scale: int) -> _Config:
     block_c = min(next_power_of_2(channels, 16), most)
     block_p = min(max(16, 2048 // block_c), 32)
     warps = block_p * block_c // 256
-    if kind != "x":
+    if kind == "x":
+        warps *= 2 if scale == 4 else 1
+    else:
         lanes = block_p * (1 if scale == 1 else 4)
         warps = max(warps, next_power_of_2(kernel_size**2) * lanes // 1024)
     return _Config(block_p, block_c, max(warps, 1))
