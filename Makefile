@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-OUT    ?= out/features
+OUT    ?= out/demo
 
 # The Tritons that every kernel is compiled under beside the pinned one. CI takes the oldest that is
 # supported, whose interpreter runs kernels too, and that of today's GPU images.
@@ -26,7 +26,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cli]'
 	touch $@
 
-# The demo needs torch and what draws; no linter, no test.
+# The demo needs torch, what draws, and what reads images and annotations; no linter, no test.
 $(VENV)/.installed-demo: setup.py constraints.txt
 	@echo "Installing fastdet and torch into $(VENV); the first time this takes minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,10 +43,9 @@ compile-%: .venv-triton-%/.installed
 	PYTHONPATH=.venv-triton-$* OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compile_all
 .PRECIOUS: .venv-triton-%/.installed
 
-## make demo     run a Swin-T and FPN on a photograph; the picture is in out/features
+## make demo     train a small detector on drawn shapes, a minute on a CPU; the picture is in out/demo
 demo: $(VENV)/.installed-demo
-	@echo "Running a Swin-T and FPN on a photograph, twice: the second call is timed."
-	@$(BIN)/fastdet features --out $(OUT)
+	@$(BIN)/fastdet demo --out $(OUT)
 
 ## make test     everything CI runs: lint, types, tests, kernels under the interpreter, ledger,
 ##               and kernels under older Tritons

@@ -14,13 +14,17 @@ from setuptools.command.sdist import sdist
 HERE = Path(__file__).parent
 VERSION = re.search(r'"(.+)"', (HERE / "fastdet" / "version.py").read_text()).group(1)
 
-CLI = ["matplotlib>=3.7", "pillow>=9.5", "rich>=13"]
 YAML = ["pyyaml>=6"]  # for configs in YAML
-# What mmcv's names stand on, and what MMDetection 2.26.0 itself needs (it is installed by
-# pip install --no-deps mmdet==2.26.0).
-MMCV = ["opencv-python-headless>=4.8", "pillow>=9.5", "packaging>=23", "matplotlib>=3.7",
+# What mmcv's names stand on. OpenCV 5 samples images at other places than 4 does, and pixels are
+# part of the numbers.
+MMCV = ["opencv-python-headless>=4.8,<5", "pillow>=9.5", "packaging>=23", "matplotlib>=3.7",
         "pycocotools>=2.0.7", "scikit-learn>=1.3", "scipy>=1.10", "terminaltables>=3.1", *YAML]
-TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4", *CLI, *MMCV]
+# detect, train, test and demo read and draw images and read COCO's annotations.
+CLI = ["rich>=13", *MMCV]
+# Whose models accelerate() and convert know.
+PEERS = ["safetensors>=0.4", "timm>=1.0", "torchvision>=0.22", "transformers>=5"]
+TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4",
+        "mmdet==2.26.0", *CLI, *PEERS]
 BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
 
 LINKED = ("kernels", "benchmarks")
@@ -57,6 +61,7 @@ setup(
     package_dir={f"fastdet.{folder}": folder for folder in LINKED},
     package_data={"fastdet": ["py.typed"], "fastdet.compat": ["*.json"],
                   "fastdet.runner": ["*.json"],
+                  "fastdet.core.evaluation": ["*.json"],
                   "fastdet.kernels": ["*/README.md"]},
     install_requires=[
         "torch>=2.7",

@@ -56,9 +56,11 @@ def test_commands_of_the_readme_exist():
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
 
 
-def test_the_picture_is_small():
-    assert README.index("docs/features.png") < README.index("## ")
-    assert 20_000 < (ROOT / "docs" / "features.png").stat().st_size < 300_000
+def test_the_pictures_are_small():
+    assert README.index("docs/detections.png") < README.index("## ")
+    for name in ("detections.png", "features.png"):
+        assert f"docs/{name}" in README
+        assert 20_000 < (ROOT / "docs" / name).stat().st_size < 300_000
 
 
 @pytest.mark.slow

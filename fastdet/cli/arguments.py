@@ -110,7 +110,7 @@ def add_demo(commands: Any) -> None:
         description="Draw pictures of circles, squares and triangles, train a small RetinaNet on "
         "them (about a minute on two CPU cores), print its mAP before and after, and draw what it "
         "finds in pictures that it has not seen (detections.png).")
-    demo.add_argument("--epochs", type=int, default=8, metavar="N",
+    demo.add_argument("--epochs", type=int, default=12, metavar="N",
                       help="passes over the 400 training pictures (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, metavar="N",
                       help="of the pictures and the training (default: %(default)s)")

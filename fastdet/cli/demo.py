@@ -31,10 +31,10 @@ def _scene(rng: Any) -> tuple[np.ndarray, list[tuple[int, list[float], list[floa
     low, high = rng.integers(40, 170, (2, 3))
     ramp = np.linspace(0, 1, SIZE)[:, None, None]
     img = np.broadcast_to(low * (1 - ramp) + high * ramp, (SIZE, SIZE, 3)).astype(np.float64)
-    img = (img + rng.normal(0, 12, img.shape)).clip(0, 255).astype(np.uint8)
+    img = (img + rng.normal(0, 6, img.shape)).clip(0, 255).astype(np.uint8)
     shapes: list[tuple[int, list[float], list[float]]] = []
     taken: list[np.ndarray] = []
-    for _ in range(int(rng.integers(2, 6))):
+    for _ in range(int(rng.integers(4, 9))):
         radius = int(rng.integers(9, 24))
         centre = rng.integers(radius + 2, SIZE - radius - 2, 2)
         if any(np.abs(centre - other[:2]).max() < radius + other[2] for other in taken):
@@ -62,7 +62,8 @@ def draw_set(folder: Path, count: int, seed: int) -> Path:
 
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i in range(count):
         img, shapes = _scene(rng)
         cv2.imwrite(str(folder / f"{i:04}.png"), img)
@@ -98,10 +99,11 @@ def _config(root: Path, epochs: int, seed: int) -> dict[str, Any]:
         backbone=dict(type="ResNet", depth=18, base_channels=16, num_stages=4,
                       out_indices=(1, 2, 3), norm_cfg=dict(type="BN"), norm_eval=False,
                       style="pytorch"),
-        neck=dict(type="FPN", in_channels=[32, 64, 128], out_channels=48, num_outs=3),
+        neck=dict(type="FPN", in_channels=[32, 64, 128], out_channels=48, num_outs=3,
+                  norm_cfg=dict(type="BN")),
         bbox_head=dict(
             type="RetinaHead", num_classes=len(CLASSES), in_channels=48, stacked_convs=2,
-            feat_channels=48,
+            feat_channels=48, norm_cfg=dict(type="BN"),
             anchor_generator=dict(type="AnchorGenerator", octave_base_scale=3,
                                   scales_per_octave=2, ratios=[1.0], strides=[8, 16, 32]),
             bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4,
@@ -119,7 +121,7 @@ def _config(root: Path, epochs: int, seed: int) -> dict[str, Any]:
         data=dict(train=data("train", train), val=data("val", test), test=data("val", test),
                   train_dataloader=dict(samples_per_gpu=8, workers_per_gpu=0),
                   val_dataloader=dict(samples_per_gpu=8, workers_per_gpu=0)),
-        optimizer=dict(type="AdamW", lr=2e-3, weight_decay=1e-4),
+        optimizer=dict(type="AdamW", lr=3e-3, weight_decay=1e-4),
         optimizer_config=dict(grad_clip=dict(max_norm=10, norm_type=2)),
         lr_config=dict(policy="CosineAnnealing", by_epoch=False, min_lr=2e-5, warmup="linear",
                        warmup_iters=20, warmup_ratio=0.1),
@@ -171,12 +173,12 @@ def _sheet(dataset: Any, results: list[Any], model: Any, path: Path, columns: in
     colours = [(66, 133, 244), (219, 68, 55), (15, 157, 88)]
     tiles = []
     for info, result in list(zip(dataset.data_infos, results))[:columns * rows]:
-        img = cv2.imread(str(Path(dataset.img_prefix) / info["filename"]))
+        img: Any = cv2.imread(str(Path(dataset.img_prefix) / info["filename"]))
         img = cv2.resize(img, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
         boxes, labels, _ = unpack(result)
         boxes = boxes.copy()
         boxes[:, :4] *= 2
-        tile = imshow_det_bboxes(img, boxes, labels, class_names=CLASSES, score_thr=0.5,
+        tile = imshow_det_bboxes(img, boxes, labels, class_names=CLASSES, score_thr=0.4,
                                  bbox_color=colours, text_color=(255, 255, 255), font_size=8,
                                  show=False)
         tiles.append(cv2.copyMakeBorder(tile, 4, 4, 4, 4, cv2.BORDER_CONSTANT,

@@ -27,7 +27,7 @@ __all__ = ["REPLACED", "Source", "fingerprints", "is_original", "known_fingerpri
 REPLACED = (
     "core.anchor", "core.bbox", "core.bbox.assigners", "core.bbox.coder",
     "core.bbox.iou_calculators", "core.bbox.match_costs", "core.bbox.samplers", "core.mask",
-    "core.post_processing", "models.backbones", "models.losses", "models.necks",
+    "core.post_processing", "models.backbones", "models.losses", "models.necks", "models.plugins",
     "models.roi_heads.roi_extractors", "models.utils")
 
 _DATA = Path(__file__).with_name("mmdet-2.26.0.json")

@@ -205,7 +205,7 @@ class CocoDataset(CustomDataset):
                                logger=logger)
         return recalls.mean(axis=1)
 
-    def evaluate(self, results: Any, metric: Any = "bbox", logger: Any = None,
+    def evaluate(self, results: Any, metric: Any = "bbox", logger: Any = None,  # type: ignore
                  jsonfile_prefix: str | None = None, classwise: bool = False,
                  proposal_nums: Any = (100, 300, 1000), iou_thrs: Any = None,
                  metric_items: Any = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdet.kernels.nms import batched_nms_padded
+from fastdet.kernels.nms import batched_nms_indices
 from fastdet.kernels.soft_nms import METHODS
 from fastdet.kernels.soft_nms import match as _match
 from fastdet.kernels.soft_nms import soft_nms as _soft_nms
@@ -38,9 +38,8 @@ class NMSop:
     def apply(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int,
               score_threshold: float, max_num: int) -> Tensor:
         """Indices that :func:`nms` keeps, by descending score."""
-        keep, count = batched_nms_padded(bboxes, scores, None, float(iou_threshold), max_num,
-                                         score_threshold=score_threshold, offset=offset)
-        return keep[:int(count)]
+        return batched_nms_indices(bboxes, scores, None, float(iou_threshold), max_num,
+                                   score_threshold=score_threshold, offset=offset)
 
 
 class SoftNMSop:
@@ -118,8 +117,7 @@ def _in_groups(boxes: Tensor, scores: Tensor, groups: Tensor | None, operator: A
                cfg: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """New scores [K] and indices [K] of boxes that the operator keeps, in its order."""
     if operator is nms:
-        keep, count = batched_nms_padded(boxes, scores, groups, **_padded_arguments(cfg))
-        keep = keep[:int(count)]
+        keep = batched_nms_indices(boxes, scores, groups, **_arguments_of_nms(cfg))
         return scores[keep], keep
     dets, keep = _soft_nms(boxes, scores, groups=groups, **cfg)
     return dets[:, -1], keep
@@ -181,7 +179,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: Mapping[st
     return torch.cat([boxes[keep], values[:, None]], -1), keep
 
 
-def _padded_arguments(cfg: dict[str, Any]) -> dict[str, Any]:
+def _arguments_of_nms(cfg: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the operator from those of :func:`nms`."""
     known = {"iou_threshold", "offset", "score_threshold", "max_num"}
     if unknown := cfg.keys() - known:

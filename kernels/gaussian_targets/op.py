@@ -8,6 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..common import DTYPES, next_power_of_2
 from ..dispatch import Reason, interpreting, use_triton
 from ..launch import launch
@@ -68,10 +69,11 @@ def _(heatmap: Tensor, x: int, y: int, radius: int, k: float) -> None:
     return None
 
 
-@torch.library.custom_op(
-    "fastdet::gaussian_targets", mutates_args=(),
-    schema="(Tensor discs, SymInt[] lengths, Tensor values, int channels, SymInt height, "
-           "SymInt width, ScalarType dtype) -> (Tensor, Tensor, Tensor)")
+SCHEMA = ("(Tensor discs, SymInt[] lengths, Tensor values, int channels, SymInt height, "
+          "SymInt width, ScalarType dtype) -> (Tensor, Tensor, Tensor)")
+
+
+@torch.library.custom_op("fastdet::gaussian_targets", mutates_args=(), schema=SCHEMA)
 def _targets_triton(discs: Tensor, lengths: Sequence[int], values: Tensor, channels: int,
                     height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Heatmap [B, C, H, W], planes [G, B, 2, H, W] and the number of ones."""
@@ -92,6 +94,29 @@ def _targets_triton(discs: Tensor, lengths: Sequence[int], values: Tensor, chann
     return heatmap, planes, ones.sum()
 
 
+@operator("gaussian_targets_plain", SCHEMA)
+def _targets_plain(discs: Tensor, lengths: Sequence[int], values: Tensor, channels: int,
+                   height: int, width: int,
+                   dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The same in plain torch, whose shapes depend on the discs: one operator for a compiler."""
+    b, c, h, w = len(lengths), channels, height, width
+    if discs.device.type == "cpu" and len(discs):
+        label, x, y, _ = discs.unbind(1)
+        if bool(((label < 0) | (label >= c)).any()):
+            raise ValueError(f"labels must lie in 0..{c - 1}, got {label.tolist()}")
+        if bool(((x < 0) | (x >= w) | (y < 0) | (y >= h)).any()):
+            raise ValueError(f"a box has its keypoint outside the {h} x {w} map: clip boxes to "
+                             "their image first")
+    image = torch.arange(b, device=discs.device).repeat_interleave(
+        torch.tensor(lengths, device=discs.device))
+    heatmap = zeros(b, c, h, w, dtype=dtype, device=discs.device)
+    covered = draw(heatmap, discs, image)
+    ones = covered[heatmap.view(-1)[covered] == 1].unique().numel()
+    planes = cells(discs, image, values, (b, h, w), dtype)
+    return heatmap, planes, torch.tensor(ones, device=discs.device)
+
+
+@_targets_plain.register_fake
 @_targets_triton.register_fake
 def _(discs: Tensor, lengths: Sequence[int], values: Tensor, channels: int, height: int,
       width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,23 +203,9 @@ def _check(gt_bboxes: Sequence[Tensor], gt_labels: Sequence[Tensor], feat_shape:
 def _targets(discs: Tensor, values: Tensor, lengths: list[int], feat_shape: Sequence[int],
              dtype: torch.dtype, triton: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Heatmap, planes and number of ones, from discs that are grouped by image."""
-    b, c, h, w = feat_shape
-    if triton:
-        return _targets_triton(discs, lengths, values, c, h, w, dtype)
-    if discs.device.type == "cpu" and len(discs):
-        label, x, y, _ = discs.unbind(1)
-        if bool(((label < 0) | (label >= c)).any()):
-            raise ValueError(f"labels must lie in 0..{c - 1}, got {label.tolist()}")
-        if bool(((x < 0) | (x >= w) | (y < 0) | (y >= h)).any()):
-            raise ValueError(f"a box has its keypoint outside the {h} x {w} map: clip boxes to "
-                             "their image first")
-    image = torch.arange(b, device=discs.device).repeat_interleave(
-        torch.tensor(lengths, device=discs.device))
-    heatmap = zeros(b, c, h, w, dtype=dtype, device=discs.device)
-    covered = draw(heatmap, discs, image)
-    ones = covered[heatmap.view(-1)[covered] == 1].unique().numel()
-    planes = cells(discs, image, values, (b, h, w), dtype)
-    return heatmap, planes, torch.tensor(ones, device=discs.device)
+    _, c, h, w = feat_shape
+    make = _targets_triton if triton else _targets_plain
+    return make(discs, lengths, values, c, h, w, dtype)
 
 
 def centernet_targets(

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ..common import dtype_reason, next_power_of_2
-from ..dispatch import Reason, use_triton
+from ..dispatch import Reason, tracing, use_triton
 from ..launch import launch
 from .cpu import nms_cpu
 
-__all__ = ["batched_nms_padded", "can_run_nms"]
+__all__ = ["batched_nms_indices", "batched_nms_padded", "can_run_nms"]
 
 BLOCK = 64
 #: One program keeps a bit per box in registers, at most 8 words of 32 in each of 256 threads.
@@ -55,7 +55,7 @@ def _torch(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, of
     for image, (box, group, ranks) in enumerate(zip(boxes.cpu(), groups.cpu(), rank.cpu())):
         mine = (group != NO_GROUP).nonzero().view(-1)
         stays = nms_cpu(box[mine], group[mine], iou_threshold, offset, limit)
-        keep[image, ranks[mine[stays]]] = True
+        keep[image, ranks[mine[torch.from_numpy(stays)]]] = True
     return keep.to(boxes.device)
 
 
@@ -64,6 +64,60 @@ def _torch(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, of
 def _(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, offset: int,
       limit: int) -> Tensor:
     return torch.empty_like(groups, dtype=torch.bool, memory_format=torch.contiguous_format)
+
+
+def _check(boxes: Tensor, scores: Tensor, groups: Tensor | None, valid: Tensor | None,
+           offset: int) -> None:
+    if boxes.dim() not in (2, 3) or boxes.shape[-1] != 4 or not boxes.is_floating_point():
+        raise ValueError("nms: boxes must be floating-point [N, 4] or [B, N, 4], got "
+                         f"{boxes.dtype} {list(boxes.shape)}")
+    for name, one in (("scores", scores), ("groups", groups), ("valid", valid)):
+        if one is not None and (one.shape != boxes.shape[:-1] or one.device != boxes.device):
+            raise ValueError(f"nms: {name} must be {list(boxes.shape[:-1])} on {boxes.device} for "
+                             f"boxes {list(boxes.shape)}, got {list(one.shape)} on {one.device}")
+    if offset not in (0, 1):
+        raise ValueError(f"nms: offset must be 0 or 1, got {offset!r}")
+
+
+def batched_nms_indices(boxes: Tensor, scores: Tensor, groups: Tensor | None,
+                        iou_threshold: float, max_num: int = -1, *, score_threshold: float = 0.0,
+                        offset: int = 0) -> Tensor:
+    """The kept indices of :func:`batched_nms_padded` alone; on a GPU the host waits for them.
+
+    Args:
+        boxes: [N, 4]; see there for it and the others.
+        scores: [N].
+        groups: [N] or ``None``.
+        iou_threshold: intersection over union above which a box is suppressed.
+        max_num: keep the best so many; all if not positive.
+        score_threshold: if positive, boxes with scores up to it take no part.
+        offset: 0 or 1.
+
+    Returns:
+        int64 [K], by descending score.
+
+    Raises:
+        ValueError: shapes, data types or devices do not fit, or offset is neither 0 nor 1.
+        BackendError: the triton backend was asked for by name and cannot take the call.
+    """
+    if boxes.device.type != "cpu" or tracing() or use_triton("nms", boxes.device,
+                                                             can_run_nms(boxes)):
+        keep, count = batched_nms_padded(boxes, scores, groups, iou_threshold, max_num,
+                                         score_threshold=score_threshold, offset=offset)
+        return keep[:int(count)]
+    _check(boxes, scores, groups, None, offset)
+    values, rank = scores.detach().sort(descending=True, stable=True)
+    if score_threshold > 0:
+        rank = rank[values > score_threshold]  # NaN, which stands first, takes no part then
+    limit = max(max_num, 0)
+    if groups is None:
+        kept = rank[torch.from_numpy(nms_cpu(boxes[rank], None, float(iou_threshold), offset,
+                                             limit))]
+    else:
+        group, by_group = groups[rank].long().sort(stable=True)
+        stays = nms_cpu(boxes[rank[by_group]], group, float(iou_threshold), offset, limit)
+        kept = rank[by_group[torch.from_numpy(stays)].sort().values]
+    return kept[:max_num] if max_num > 0 else kept
 
 
 def batched_nms_padded(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: float,
@@ -93,15 +147,7 @@ def batched_nms_padded(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou
         ValueError: shapes, data types or devices do not fit, or offset is neither 0 nor 1.
         BackendError: the triton backend was asked for by name and cannot take the call.
     """
-    if boxes.dim() not in (2, 3) or boxes.shape[-1] != 4 or not boxes.is_floating_point():
-        raise ValueError("nms: boxes must be floating-point [N, 4] or [B, N, 4], got "
-                         f"{boxes.dtype} {list(boxes.shape)}")
-    for name, one in (("scores", scores), ("groups", groups), ("valid", valid)):
-        if one is not None and (one.shape != boxes.shape[:-1] or one.device != boxes.device):
-            raise ValueError(f"nms: {name} must be {list(boxes.shape[:-1])} on {boxes.device} for "
-                             f"boxes {list(boxes.shape)}, got {list(one.shape)} on {one.device}")
-    if offset not in (0, 1):
-        raise ValueError(f"nms: offset must be 0 or 1, got {offset!r}")
+    _check(boxes, scores, groups, valid, offset)
     if boxes.dim() == 2:
         keep, count = batched_nms_padded(
             boxes[None], scores[None], None if groups is None else groups[None], iou_threshold,

@@ -32,6 +32,8 @@ def _version(module: str) -> str:
         return importlib.import_module(module).__version__
     except ImportError:
         return "not installed"
+    except (OSError, RuntimeError) as e:  # built for another torch
+        return f"cannot be imported ({e})"
 
 
 def collect_env() -> dict[str, str]:

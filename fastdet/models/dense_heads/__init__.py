@@ -5,6 +5,7 @@ from .anchor_head import AnchorHead
 from .atss_head import ATSSHead
 from .autoassign_head import AutoAssignHead
 from .base_dense_head import BaseDenseHead
+from .cascade_rpn_head import CascadeRPNHead, StageCascadeRPNHead
 from .centernet_head import CenterNetHead
 from .ddod_head import DDODHead
 from .decoupled_solo_head import DecoupledSOLOHead, DecoupledSOLOLightHead
@@ -28,6 +29,7 @@ from .reppoints_head import RepPointsHead
 from .retina_head import RetinaHead
 from .retina_sepbn_head import RetinaSepBNHead
 from .rpn_head import RPNHead
+from .sabl_retina_head import SABLRetinaHead
 from .solo_head import SOLOHead
 from .solov2_head import SOLOV2Head
 from .ssd_head import SSDHead
@@ -39,10 +41,11 @@ from .yolof_head import YOLOFHead
 from .yolox_head import YOLOXHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "AutoAssignHead", "BaseDenseHead",
-           "CenterNetHead", "DDODHead", "DETRHead", "DecoupledSOLOHead", "DecoupledSOLOLightHead",
-           "DeformableDETRHead", "EmbeddingRPNHead", "FCOSHead", "FSAFHead", "FoveaHead",
-           "FreeAnchorRetinaHead", "GFLHead", "LADHead", "LDHead", "Mask2FormerHead",
-           "MaskFormerHead", "NASFCOSHead", "PAAHead", "PISARetinaHead", "PISASSDHead", "RPNHead",
-           "RepPointsHead", "RetinaHead", "RetinaSepBNHead", "SOLOHead", "SOLOV2Head", "SSDHead",
+           "CascadeRPNHead", "CenterNetHead", "DDODHead", "DETRHead", "DecoupledSOLOHead",
+           "DecoupledSOLOLightHead", "DeformableDETRHead", "EmbeddingRPNHead", "FCOSHead",
+           "FSAFHead", "FoveaHead", "FreeAnchorRetinaHead", "GFLHead", "LADHead", "LDHead",
+           "Mask2FormerHead", "MaskFormerHead", "NASFCOSHead", "PAAHead", "PISARetinaHead",
+           "PISASSDHead", "RPNHead", "RepPointsHead", "RetinaHead", "RetinaSepBNHead",
+           "SABLRetinaHead", "SOLOHead", "SOLOV2Head", "SSDHead", "StageCascadeRPNHead",
            "TOODHead", "VFNetHead", "YOLACTHead", "YOLACTProtonet", "YOLACTSegmHead", "YOLOFHead",
            "YOLOV3Head", "YOLOXHead"]

@@ -194,7 +194,10 @@ class AnchorHead(BaseDenseHead):
             valid: [B, N].
             gts: of the batch.
         """
-        gt_inds = self.assigned(anchors, per_level, valid, gts)
+        return self.learned(anchors, self.assigned(anchors, per_level, valid, gts), gts)
+
+    def learned(self, anchors: Tensor, gt_inds: Tensor, gts: GroundTruth) -> AnchorTargets:
+        """What each anchor ([N, 4] or [B, N, 4]) learns of the gt that it is assigned [B, N]."""
         pos, neg = self.sampled(gt_inds)
         boxes, labels = gts.of(gt_inds)
         if not self.reg_decoded_bbox:

@@ -55,7 +55,7 @@ class RPN(BaseDetector):
                       gt_bboxes: list[Tensor] | None = None,
                       gt_bboxes_ignore: list[Tensor] | None = None) -> dict[str, Any]:
         """Losses of a batch; see ``SingleStageDetector``."""
-        if self.train_cfg["rpn"].get("debug", False):
+        if isinstance(self.train_cfg["rpn"], dict) and self.train_cfg["rpn"].get("debug", False):
             self.rpn_head.debug_imgs = img.detach().cpu()
         super().forward_train(img, img_metas)
         return self.rpn_head.forward_train(self.extract_feat(img), img_metas, gt_bboxes, None,

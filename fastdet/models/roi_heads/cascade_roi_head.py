@@ -160,7 +160,7 @@ class CascadeRoIHead(BaseRoIHead):
     def _mask_forward_train(self, stage: int, x: Sequence[Tensor], samples: Samples,
                             gt_masks: Any, rcnn_train_cfg: Any,
                             **context: Any) -> dict[str, Any]:
-        pos = samples.pos.flatten()
+        pos = samples.pos_rows
         found = self._mask_forward(stage, x, samples.rois[pos], **context)
         targets = self.mask_head[stage].get_targets(samples, gt_masks, rcnn_train_cfg)
         loss = self.mask_head[stage].loss(found["mask_pred"], targets,

@@ -43,7 +43,7 @@ class MaskScoringRoIHead(StandardRoIHead):
                             bbox_feats: Tensor | None, gt_masks: Any,
                             img_metas: list[Meta]) -> dict[str, Any]:
         found = super()._mask_forward_train(x, samples, bbox_feats, gt_masks, img_metas)
-        labels = samples.gt_labels.flatten()[samples.pos.flatten()]
+        labels = samples.gt_labels.flatten()[samples.pos_rows]
         masks = _own(found["mask_pred"], labels)
         ious = _own(self.mask_iou_head(found["mask_feats"], masks), labels)
         targets = self.mask_iou_head.get_targets(samples, gt_masks, masks, found["mask_targets"],

@@ -71,7 +71,7 @@ class PointRendRoIHead(StandardRoIHead):
                             bbox_feats: Tensor | None, gt_masks: Any,
                             img_metas: list[Meta]) -> dict[str, Any]:
         found = super()._mask_forward_train(x, samples, bbox_feats, gt_masks, img_metas)
-        pos = samples.pos.flatten()
+        pos = samples.pos_rows
         rois, labels = samples.rois[pos], samples.gt_labels.flatten()[pos]
         masks, cfg = found["mask_pred"], self.train_cfg
         points = self.point_head.get_roi_rel_points_train(masks, labels, cfg)

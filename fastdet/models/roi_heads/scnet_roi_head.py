@@ -119,7 +119,7 @@ class SCNetRoIHead(CascadeRoIHead):
                                         gt_bboxes_ignore, context)
             if i < self.num_stages - 1:
                 proposal_list = self.refined(i, found, samples, img_metas)
-        pos = samples.pos.flatten()
+        pos = samples.pos_rows
         pred = self._masks(x, samples.rois[pos], found["relayed_feat"][pos], context)
         targets = self.mask_head.get_targets(samples, gt_masks, self.train_cfg[-1])
         loss = self.mask_head.loss(pred, targets, samples.gt_labels.flatten()[pos])

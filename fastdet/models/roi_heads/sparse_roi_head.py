@@ -133,7 +133,7 @@ class SparseRoIHead(CascadeRoIHead):
 
     def _mask_loss(self, stage: int, x: Sequence[Tensor], attended: Tensor, samples: Samples,
                    gt_masks: Any) -> dict[str, Tensor]:
-        pos = samples.pos.flatten()
+        pos = samples.pos_rows
         pred = self._masks(stage, x, samples.rois[pos], attended.flatten(0, 1)[pos])
         head = self.mask_head[stage]
         targets = head.get_targets(samples, gt_masks, self.train_cfg[stage])

@@ -127,7 +127,7 @@ class StandardRoIHead(BaseRoIHead):
     def _mask_forward_train(self, x: Sequence[Tensor], samples: Samples,
                             bbox_feats: Tensor | None, gt_masks: Any,
                             img_metas: list[Meta]) -> dict[str, Any]:
-        pos = samples.pos.flatten()
+        pos = samples.pos_rows
         if self.share_roi_extractor:
             found = self._mask_forward(x, pos_inds=pos, bbox_feats=bbox_feats)
         else:

@@ -10,11 +10,12 @@ from .hungarian_assigner import HungarianAssigner
 from .mask_hungarian_assigner import MaskHungarianAssigner
 from .max_iou_assigner import MaxIoUAssigner
 from .point_assigner import PointAssigner
+from .region_assigner import RegionAssigner
 from .sim_ota_assigner import SimOTAAssigner
 from .task_aligned_assigner import TaskAlignedAssigner
 from .uniform_assigner import UniformAssigner
 
 __all__ = ["ATSSAssigner", "ApproxMaxIoUAssigner", "AssignResult", "BaseAssigner",
            "CenterRegionAssigner", "GridAssigner", "HungarianAssigner", "MaskHungarianAssigner",
-           "MaxIoUAssigner", "PointAssigner", "SimOTAAssigner", "TaskAlignedAssigner",
-           "UniformAssigner"]
+           "MaxIoUAssigner", "PointAssigner", "RegionAssigner", "SimOTAAssigner",
+           "TaskAlignedAssigner", "UniformAssigner"]

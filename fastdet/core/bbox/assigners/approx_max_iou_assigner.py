@@ -18,7 +18,7 @@ class ApproxMaxIoUAssigner(MaxIoUAssigner):
     def assign(self, approxs: Tensor, squares: Tensor,  # type: ignore[override]
                approxs_per_octave: int, gt_bboxes: Tensor,
                gt_bboxes_ignore: Tensor | None = None,
-               gt_labels: Tensor | None = None) -> AssignResult:
+               gt_labels: Tensor | None = None, valid: Tensor | None = None) -> AssignResult:
         """Assign the gts of one image.
 
         Args:
@@ -28,6 +28,7 @@ class ApproxMaxIoUAssigner(MaxIoUAssigner):
             gt_bboxes: [G, 4].
             gt_bboxes_ignore: [g, 4].
             gt_labels: [G].
+            valid: [N]; the other squares are neither, where there is a gt.
         """
         num, num_gts = squares.size(0), gt_bboxes.size(0)
         if num == 0 or num_gts == 0:
@@ -45,6 +46,8 @@ class ApproxMaxIoUAssigner(MaxIoUAssigner):
             else:
                 inside = self.iou_calculator(gt_bboxes_ignore, squares, mode="iof").amax(0)
             overlaps = overlaps.masked_fill(inside > self.ignore_iof_thr, -1)
+        if valid is not None:
+            overlaps = overlaps.masked_fill(~valid.to(overlaps.device), -1)
         result = self.assign_wrt_overlaps(overlaps, gt_labels)
         for name in ("gt_inds", "max_overlaps", "labels"):
             value = getattr(result, name)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fastdet.kernels.max_iou_assign import max_iou_assign
-from fastdet.kernels.max_iou_assign.reference import Rule, assign_wrt_overlaps
 
 from ..builder import BBOX_ASSIGNERS
 from ..ground_truth import GroundTruth
@@ -143,11 +142,24 @@ class MaxIoUAssigner(BaseAssigner):
         """
         low, high = (self.neg_iou_thr if isinstance(self.neg_iou_thr, (tuple, list))
                      else (0.0, self.neg_iou_thr))
-        rule = Rule(self.pos_iou_thr, low, high, self.min_pos_iou, self.match_low_quality,
-                    self.gt_max_assign_all, self.ignore_iof_thr, self.ignore_wrt_candidates)
-        assigned, largest = assign_wrt_overlaps(overlaps, rule)
+        g, n = overlaps.shape
+        assigned = overlaps.new_full((n,), -1 if g else 0, dtype=torch.long)
+        largest = overlaps.new_zeros(n)
+        if g and n:
+            largest, which = overlaps.max(0)
+            assigned = torch.where((largest >= low) & (largest < high), 0, assigned)
+            assigned = torch.where(largest >= self.pos_iou_thr, which + 1, assigned)
+            if self.match_low_quality:
+                best, at = overlaps.max(1, keepdim=True)
+                mine = overlaps == best if self.gt_max_assign_all else torch.zeros_like(
+                    overlaps, dtype=torch.bool).scatter(1, at, True)
+                mine = mine & (best >= self.min_pos_iou)
+                # One gt after the other: the last one has a candidate.
+                number = torch.arange(1, g + 1, device=overlaps.device)[:, None]
+                last = torch.where(mine, number, 0).amax(0)
+                assigned = torch.where(last > 0, last, assigned)
         labels = None
         if gt_labels is not None:
             padded = torch.cat([gt_labels.long(), gt_labels.new_full((1,), -1).long()])
             labels = padded[torch.where(assigned > 0, assigned - 1, len(gt_labels))]
-        return AssignResult(len(overlaps), assigned, largest, labels)
+        return AssignResult(g, assigned, largest, labels)

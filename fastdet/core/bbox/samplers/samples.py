@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -107,7 +108,14 @@ class Samples:
                 labels[i, :p] = r.pos_gt_labels
         return cls(boxes, valid, pos, gt_boxes, labels, gt_inds, is_gt)
 
+    @cached_property
+    def pos_rows(self) -> Tensor:
+        """[P], which of the B S rows are positive; one host sync, however often it is read."""
+        return self.pos.flatten().nonzero()[:, 0]
+
     def positives(self) -> list[Positives]:
         """The positives of each image; a host sync."""
-        return [Positives(b[p], g[p], c[p]) for b, g, c, p in zip(
-            self.boxes, self.gt_inds, self.gt_labels, self.pos)]
+        counts = self.pos.sum(1).tolist()
+        each = (t.flatten(0, 1)[self.pos_rows].split(counts)
+                for t in (self.boxes, self.gt_inds, self.gt_labels))
+        return [Positives(*one) for one in zip(*each)]

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import GroupNorm, LayerNorm
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fastdet.ops import DeformConv2d, ModulatedDeformConv2d
 
-from ...utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from .builder import OPTIMIZER_BUILDERS, OPTIMIZERS
 
 __all__ = ["DefaultOptimizerConstructor"]

@@ -159,12 +159,14 @@ class GridHead(BaseModule):
         boxes = torch.cat([r.pos_bboxes for r in sampling_results])
         gts = torch.cat([r.pos_gt_bboxes for r in sampling_results]).to(boxes.dtype)
         low, size = self._enlarged(boxes)
-        # How much of the near side is in each point's place, along x and along y.
-        steps = 1 - torch.arange(self.grid_size, device=boxes.device).to(boxes.dtype) / (
+        # How much of the near side is in each point's place, along x and along y; as doubles
+        # first, as in MMDetection, whose points are rounded down to pixels.
+        steps = 1 - torch.arange(self.grid_size, device=boxes.device).double() / (
             self.grid_size - 1)
         near = torch.stack([steps.repeat_interleave(self.grid_size), steps.repeat(self.grid_size)],
                            dim=1)
-        points = near * gts[:, None, :2] + (1 - near) * gts[:, None, 2:]
+        points = (near.to(boxes.dtype) * gts[:, None, :2]
+                  + (1 - near).to(boxes.dtype) * gts[:, None, 2:])
         centre = ((points - low[:, None]) / size[:, None] * self.whole_map_size).trunc()
         half = self.whole_map_size // 4 * 2
         start = torch.tensor(self.sub_regions, device=boxes.device)[:, :2].to(boxes.dtype)

@@ -1,0 +1,174 @@
+"""A small detector trained, resumed, tested and used, from Python and from the command line."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+import torch
+
+cv2 = pytest.importorskip("cv2", reason="needs the extra mmcv")
+pytest.importorskip("pycocotools", reason="needs the extra mmcv")
+
+from fastdet.apis import (  # noqa: E402
+    async_inference_detector,
+    inference_detector,
+    init_detector,
+    show_result_pyplot,
+)
+from fastdet.apis.utils import (  # noqa: E402
+    compat_cfg,
+    find_latest_checkpoint,
+    replace_cfg_vals,
+    update_data_root,
+)
+from fastdet.cli import main  # noqa: E402
+from fastdet.cli.demo import CLASSES, _config, draw_set  # noqa: E402
+from fastdet.core.visualization import get_palette, imshow_det_bboxes  # noqa: E402
+from fastdet.utils import Config  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a config, drawn pictures and an epoch's checkpoint."""
+    root = tmp_path_factory.mktemp("job")
+    draw_set(root / "train", 8, 0)
+    draw_set(root / "val", 3, 1)
+    cfg = _config(root, 1, 0)
+    cfg["data"].pop("train_dataloader")
+    cfg["data"].pop("val_dataloader")
+    cfg["data"].update(samples_per_gpu=4, workers_per_gpu=0)
+    cfg["model"]["test_cfg"]["score_thr"] = 0.001
+    for key in ("seed", "device", "gpu_ids", "work_dir"):
+        cfg.pop(key)
+    cfg.update(checkpoint_config=dict(interval=1), evaluation=dict(interval=1, metric="bbox"),
+               log_config=dict(interval=1, hooks=[dict(type="TextLoggerHook")]))
+    (root / "tiny.py").write_text("".join(f"{k} = {v!r}\n" for k, v in cfg.items()))
+    assert main(["train", str(root / "tiny.py"), "--work-dir", str(root / "work"), "--seed", "1",
+                 "--device", "cpu"]) == 0
+    return root
+
+
+@pytest.fixture
+def detector(trained):
+    return init_detector(trained / "tiny.py", str(trained / "work/epoch_1.pth"), "cpu")
+
+
+def logged(folder):
+    lines = (line for file in sorted(folder.glob("*.log.json"))
+             for line in file.read_text().splitlines())
+    return [json.loads(line) for line in lines]
+
+
+def test_training_writes_and_resumes(trained):
+    work = trained / "work"
+    assert find_latest_checkpoint(str(work)) == str(work / "latest.pth")
+    meta = torch.load(work / "epoch_1.pth", weights_only=True)["meta"]
+    assert tuple(meta["CLASSES"]) == CLASSES
+    entries = logged(work)
+    assert [e["iter"] for e in entries if e.get("mode") == "train"] == [1, 2]
+    assert any("bbox_mAP" in e for e in entries if e.get("mode") == "val")
+    assert main(["train", str(trained / "tiny.py"), "--work-dir", str(work), "--seed", "1",
+                 "--resume-from", str(work / "epoch_1.pth"), "--device", "cpu", "--no-validate",
+                 "--cfg-options", "runner.max_epochs=2"]) == 0
+    assert (work / "epoch_2.pth").exists()
+
+
+def test_detections_of_one_image_many_and_arrays(trained, detector, tmp_path):
+    path = str(trained / "val/0000.png")
+    one = inference_detector(detector, path)
+    assert [b.shape[1] for b in one] == [5, 5, 5]
+    many = inference_detector(detector, [path, str(trained / "val/0001.png")])
+    array = inference_detector(detector, cv2.imread(path))
+    later = asyncio.run(async_inference_detector(detector, path))
+    for other in (many[0], array, later[0]):
+        for a, b in zip(one, other):
+            np.testing.assert_allclose(a, b, atol=1e-3)
+    assert inference_detector(detector, []) == []
+    assert sum(len(b) for b in one)
+    drawn = detector.show_result(path, one, score_thr=0.0)
+    assert drawn.shape == (128, 128, 3)
+    assert (drawn != cv2.imread(path)).any()
+    show_result_pyplot(detector, path, one, score_thr=0.0, out_file=str(tmp_path / "a/b.png"))
+    assert (tmp_path / "a/b.png").exists()
+
+
+def test_detect_and_test_commands(trained, tmp_path, capsys):
+    config, weights = str(trained / "tiny.py"), str(trained / "work/epoch_1.pth")
+    assert main(["detect", str(trained / "val"), "--config", config, "--checkpoint", weights,
+                 "--out", str(tmp_path / "out"), "--score-thr", "0.001", "--device", "cpu"]) == 0
+    assert "[3/3] 0002.png:" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out/detections.json").read_text())
+    images = json.loads((tmp_path / "out/images.json").read_text())
+    assert {e["image_id"] for e in found} <= {i["id"] for i in images["images"]}
+    assert [c["name"] for c in images["categories"]] == list(CLASSES)
+    assert (tmp_path / "out/0001.png").exists()
+    assert main(["test", config, weights, "--eval", "bbox", "--out", str(tmp_path / "r.pkl"),
+                 "--show-dir", str(tmp_path / "shown"), "--device", "cpu"]) == 0
+    assert "bbox_mAP_50: " in capsys.readouterr().out
+    assert len(list((tmp_path / "shown").iterdir())) == 3
+    assert (tmp_path / "r.pkl").exists()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["detect", "no.png", "--config", "C", "--checkpoint", "W"], "no image file no.png"),
+    (["detect", "C", "--config", "C", "--checkpoint", "W"], "cannot read the image"),
+    (["detect", "V", "--config", "no.py", "--checkpoint", "W"], "no file no.py"),
+    (["detect", "V", "--config", "C", "--checkpoint", "C"], "not a checkpoint"),
+    (["test", "C", "W"], "say what to do with the results"),
+    (["test", "C", "W", "--eval", "bbox", "--format-only"], "cannot be given together"),
+    (["test", "C", "no.pth", "--eval", "bbox"], "no checkpoint no.pth"),
+    (["train", "no.py"], "no config file no.py"),
+    (["train", "C", "--cfg-options", "model.type=RetinaNett"], "did you mean RetinaNet"),
+    (["train", "C", "--cfg-options", "data.train.ann_file=x.json"], "x.json"),
+    (["train", "C", "--cfg-options", "model.pretrained=torchvision://resnet18"],
+     "--allow-download"),
+    (["train", "C", "--auto-scale-lr"], "base_batch_size"),
+])
+def test_what_is_wrong_is_told_in_one_line(trained, arguments, message, capsys, tmp_path,
+                                           monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = {"C": str(trained / "tiny.py"), "W": str(trained / "work/epoch_1.pth"),
+             "V": str(trained / "val")}
+    extra = [] if "--eval" not in arguments and arguments[0] == "test" else ["--device", "cpu"]
+    assert main([*(paths.get(a, a) for a in arguments), *extra]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("fastdet: error: ")
+    assert message in error
+
+
+def test_old_forms_of_configs(monkeypatch):
+    cfg = Config(dict(total_epochs=3, data_root="data/coco/", name="${data.train.type}",
+                      data=dict(imgs_per_gpu=2, workers_per_gpu=1,
+                                train=dict(type="CocoDataset", ann_file="data/coco/a.json"),
+                                val=dict(samples_per_gpu=4), test=[dict(), dict()])))
+    with pytest.warns(UserWarning, match=r"deprecated|runner"):
+        new = compat_cfg(cfg)
+    assert new.data.train_dataloader == dict(samples_per_gpu=2, workers_per_gpu=1)
+    assert new.data.val_dataloader == dict(samples_per_gpu=4, workers_per_gpu=1)
+    assert new.runner == dict(type="EpochBasedRunner", max_epochs=3)
+    assert replace_cfg_vals(cfg).name == "CocoDataset"
+    monkeypatch.setenv("MMDET_DATASETS", "/mnt/")
+    update_data_root(cfg, logger="silent")
+    assert cfg.data.train.ann_file == "/mnt/a.json"
+
+
+def test_pictures_and_palettes():
+    img = np.full((40, 60, 3), 128, np.uint8)
+    boxes, labels = np.array([[5, 5, 30, 30, 0.9], [8, 8, 20, 20, 0.1]]), np.array([1, 0])
+    masks = np.zeros((2, 40, 60), bool)
+    masks[0, 10:20, 10:20] = True
+    drawn = imshow_det_bboxes(img, boxes, labels, masks, score_thr=0.3, show=False,
+                              mask_color=(255, 0, 0))
+    assert drawn.shape == img.shape
+    assert drawn[15, 15, 2] > 200  # red, in BGR
+    assert (img == 128).all()
+    assert (drawn[35:, 40:] == 128).all()
+    nothing = imshow_det_bboxes(img, np.zeros((0, 5)), np.zeros(0, int), show=False)
+    assert (nothing == img).all()
+    assert get_palette("random", 2) == [(102, 179, 92), (14, 106, 71)]
+    assert get_palette("coco", 80)[1] == (119, 11, 32)
+    with pytest.raises(ValueError, match="20 colours for 21"):
+        get_palette("voc", 21)
+    with pytest.raises(ValueError, match=r"labels \[n\]"):
+        imshow_det_bboxes(img, boxes, None, show=False)
