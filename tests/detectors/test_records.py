@@ -120,7 +120,7 @@ def _one_process():
 
 
 @pytest.mark.usefixtures("_one_process")
-@pytest.mark.parametrize("row", zoo_models())
+@pytest.mark.parametrize("row", list(zoo_models()))
 def test_zoo_state_dict(row):
     with torch.device("meta"):
         model = build_detector(Config({"model": golden.decode(row["model"], None, None)}).model)
