@@ -40,15 +40,23 @@ class _Config(NamedTuple):
     num_warps: int
 
 
-def _config(channels: int, backward: bool = False) -> _Config:
-    """Tiles: 8 elements of each accumulator a thread, so that 16 warps fit a multiprocessor.
+def _config(kind: str, channels: int, kernel_size: int, scale: int) -> _Config:
+    """Tiles of one kernel, ``fwd``, ``x`` or ``mask``, so that 16 warps fit a multiprocessor.
 
     The forward has all channels of a group where 256 hold them: a softmax is then done once. 16
-    pixels at least are a sector of 16-bit numbers.
+    pixels at least are a sector of 16-bit numbers. Threads have 8 elements of [channels, pixels],
+    and of [taps, lanes] no more than 32.
     """
-    block_c = min(next_power_of_2(channels, 16), 128 if backward else 256)
-    block_p = min(max(16, 2048 // block_c), 64)
-    return _Config(block_p, block_c, block_p * block_c // 256)
+    most = {"fwd": 256, "x": 64 if scale == 4 else 128, "mask": 128}[kind]
+    block_c = min(next_power_of_2(channels, 16), most)
+    block_p = min(max(16, 2048 // block_c), 32)
+    warps = block_p * block_c // 256
+    if kind == "x":
+        warps *= 2 if scale == 4 else 1
+    else:
+        lanes = block_p * (1 if scale == 1 else 4)
+        warps = max(warps, next_power_of_2(kernel_size**2) * lanes // 1024)
+    return _Config(block_p, block_c, max(warps, 1))
 
 
 def _mask_strides(masks: Tensor, scale: int, normalize: bool) -> tuple[int, ...]:
@@ -97,7 +105,7 @@ def _forward(features: Tensor, masks: Tensor, kernel_size: int, group_size: int,
     k, g, s = kernel_size, group_size, scale_factor
     out = _empty_result(features, s)
     lse = _empty_lse(features, g, s, normalize)
-    config = _config(c // g)
+    config = _config("fwd", c // g, k, s)
     grid = (-(-h * w // config.block_p) * (1 if s == 2 else s), -(-c // g // config.block_c), b * g)
     launch(carafe_fwd_kernel, grid, features, masks, out, lse, h, w, c, g, *features.stride(),
            *_mask_strides(masks, s, normalize), *out.stride(), device=features.device, K=k, S=s,
@@ -127,21 +135,25 @@ def _backward(grad: Tensor, features: Tensor, masks: Tensor, lse: Tensor, kernel
     masks = _dense(masks)
     grad = grad if _extent(grad) < 2**31 else grad.contiguous()
     strides = _mask_strides(masks, s, normalize)
-    config = _config(c // g, backward=True)
-    runs = -(-h * w // config.block_p)
-    common: dict[str, Any] = {
-        "device": features.device, "K": k, "S": s, "NORMALIZE": int(normalize),
-        "ALIGNED": int(_aligned(grad, s)), "EVEN_C": int(c // g % config.block_c == 0),
-        **options(config)}
+
+    def common(config: _Config) -> dict[str, Any]:
+        return {"device": features.device, "K": k, "S": s, "NORMALIZE": int(normalize),
+                "ALIGNED": int(_aligned(grad, s)), "EVEN_C": int(c // g % config.block_c == 0),
+                **options(config)}
+
     dx = optional_empty(features, needs_x)
     if needs_x:
-        launch(carafe_bwd_x_kernel, (runs, -(-c // g // config.block_c), b * g), grad, masks, lse,
-               dx, h, w, c, g, *grad.stride(), *strides, *dx.stride(), **common)
+        config = _config("x", c // g, k, s)
+        grid: tuple[int, ...] = (-(-h * w // config.block_p), -(-c // g // config.block_c), b * g)
+        launch(carafe_bwd_x_kernel, grid, grad, masks, lse, dx, h, w, c, g, *grad.stride(),
+               *strides, *dx.stride(), **common(config))
     dmask = optional_empty(masks, needs_mask)
     if needs_mask:
-        launch(carafe_bwd_mask_kernel, (runs * (1 if s == 2 else s), b * g), features, masks, grad,
-               dmask, h, w, c, g, *features.stride(), *strides, *grad.stride(),
-               BLOCK_T=next_power_of_2(k * k), **common)
+        config = _config("mask", c // g, k, s)
+        grid = (-(-h * w // config.block_p) * (1 if s == 2 else s), b * g)
+        launch(carafe_bwd_mask_kernel, grid, features, masks, grad, dmask, h, w, c, g,
+               *features.stride(), *strides, *grad.stride(), BLOCK_T=next_power_of_2(k * k),
+               **common(config))
     return dx, dmask
 
 

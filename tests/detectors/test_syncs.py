@@ -16,8 +16,9 @@ NONE = ("atss", "autoassign", "ddod", "faster-rcnn", "fast-rcnn", "fcos", "fovea
         "free-anchor", "fsaf", "gfl", "reppoints", "retinanet", "rpn", "ssd", "tood", "vfnet",
         "yolof", "yolov3", "yolox", "cascade-rcnn")
 
-#: Records of detectors that copy the costs of the matching to the host, once.
-MATCHING = ("detr", "deformable-detr")
+#: Records of detectors that copy the costs of the matching to the host, once; SOLO its boxes.
+MATCHING = ("detr", "deformable-detr", "deformable-detr-two-stage", "mask2former", "solo",
+            "solov2", "sparse-rcnn")
 
 
 def syncs(case):
