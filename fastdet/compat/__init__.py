@@ -128,7 +128,8 @@ def install() -> Report:
     finder = Finder()
     # Our components register themselves when they are imported: before MMDetection's do, so that a
     # changed one can take their place in the registries that both share.
-    for part in ("fastdet.core", "fastdet.models", "fastdet.mmcv"):
+    for part in ("fastdet.core", "fastdet.models", "fastdet.mmcv", "fastdet.datasets",
+                 "fastdet.apis"):
         importlib.import_module(part)
     _before = _registered()
     sys.meta_path.insert(0, finder)

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastdet.utils import Registry
 
-from .names import RENAMED, our_module
+from .names import ELSEWHERE, RENAMED, our_module
 from .origin import REPLACED, Source, is_original, known_fingerprints, registers
 
 __all__ = ["Finder", "ours_for"]
@@ -178,6 +178,10 @@ class Finder(MetaPathFinder):
                 f"module{hint}", name=fullname)
         module = importlib.import_module(ours)
         self._register(fullname, module)
+        for name, home in ELSEWHERE.get(fullname, {}).items():
+            if not hasattr(module, name):
+                setattr(module, name, getattr(importlib.import_module(home), name))
+                self._children.append((module, name))
         return ModuleSpec(fullname, _AliasLoader(ours), is_package=hasattr(module, "__path__"))
 
     def _register(self, alias: str, module: ModuleType) -> None:

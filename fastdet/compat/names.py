@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-__all__ = ["RENAMED", "our_module"]
+__all__ = ["ELSEWHERE", "RENAMED", "our_module"]
 
 #: Modules whose name differs; all others have ours by :data:`_ROOTS`.
 RENAMED = {
@@ -13,6 +13,17 @@ RENAMED = {
     "mmcv.utils.config": "fastdet.utils.config",
     "mmcv.utils.registry": "fastdet.utils.registry",
     "mmdet": "fastdet.compat.mmdet",
+}
+
+#: Names that MMDetection has in a module whose counterpart stands too low to have them here.
+ELSEWHERE = {
+    "mmdet.core": {
+        **dict.fromkeys(("DistEvalHook", "EvalHook"), "fastdet.apis.eval_hooks"),
+        **dict.fromkeys(("CheckInvalidLossHook", "ExpMomentumEMAHook", "LinearMomentumEMAHook",
+                         "SetEpochInfoHook", "SyncNormHook", "YOLOXLrUpdaterHook",
+                         "YOLOXModeSwitchHook"), "fastdet.apis.hooks"),
+        **dict.fromkeys(("auto_fp16", "force_fp32", "wrap_fp16_model"), "fastdet.runner"),
+    },
 }
 
 #: A package, and where what is below it lies.
