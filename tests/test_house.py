@@ -77,6 +77,8 @@ def test_imports_go_down(path):
                          ids=lambda p: str(p.relative_to(ROOT)))
 def test_kernels_import_torch_and_triton_alone(path):
     known = {"fastdet", "torch", "triton", "__future__"} | set(sys.stdlib_module_names)
+    if path.name == "cpu.py":
+        known.add("numpy")  # its calls cost less than torch's: a CPU path may be many small ones
     tops = {name.partition(".")[0] for name in imports_of(path)}
     assert tops <= known, tops - known
     if path.name == "kernel.py":

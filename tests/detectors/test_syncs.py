@@ -41,12 +41,12 @@ def there(names):
             yield pytest.param(case, id=name)
 
 
-@pytest.mark.parametrize("case", there(NONE))
+@pytest.mark.parametrize("case", list(there(NONE)))
 def test_no_sync(case):
     assert syncs(case) == {}
 
 
-@pytest.mark.parametrize("case", there(MATCHING))
+@pytest.mark.parametrize("case", list(there(MATCHING)))
 def test_one_copy_for_the_matching(case):
     assert sum(syncs(case).values()) == 1
 
