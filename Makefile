@@ -15,7 +15,7 @@ TRITONS    := $(OLDEST) 3.3.1 3.4.0 3.5.0 3.5.1 3.6.0 3.7.0 3.7.1 3.8.0
 # Two processes of tests share the cores; more threads each would only fight over them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help demo test test-fast test-kernels test-tritons records tritons bench lint ledger clean
+.PHONY: help demo test test-fast test-kernels test-tritons records mmdetection tritons bench lint ledger clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -63,6 +63,10 @@ test-tritons: $(CI_TRITONS:%=compile-%)
 ## make records  every golden record of a detector whole, every model of the zoo built
 records: $(STAMP)
 	$(PYTEST) -n 2 -m "records or not records" tests/detectors/test_records.py
+
+## make mmdetection  MMDetection itself on fastdet: every record and model of the zoo, training
+mmdetection: $(STAMP)
+	$(PYTEST) -n 2 -m "records or not records" tests/mmdetection
 
 ## make tritons  compile every kernel under every supported version of Triton
 tritons: $(TRITONS:%=compile-%) $(STAMP)

@@ -104,11 +104,13 @@ def _overview(rows: Sequence[Row], passes: str, mode: str) -> str:
             and r.speedup and r.speedup_low and r.speedup_high]
     if not mine:
         return ""
+    from matplotlib.ticker import LogLocator
+
     title = f"fastdet's speed over eager's, {passes}, {mode}"
     fig, ax = _figure(title, _where(mine), 8.5, 0.24 * len(mine) + 1.2)
     places = range(len(mine), 0, -1)
     noise = [r.speedup_low <= 1 <= r.speedup_high for r in mine]  # type: ignore[operator]
-    ax.barh(places, [r.speedup or 0 for r in mine], height=0.7,
+    ax.barh(places, [(r.speedup or 0) - 1 for r in mine], left=1, height=0.7,
             color=["#bbbbbb" if n else _COLOURS["fastdet"] if (r.speedup or 0) > 1 else "#4c78a8"
                    for r, n in zip(mine, noise)])
     for y, r, n in zip(places, mine, noise):
@@ -118,8 +120,11 @@ def _overview(rows: Sequence[Row], passes: str, mode: str) -> str:
     ax.set_yticks(places, [f"{r.op}  {r.shape}  {r.dtype}" for r in mine], fontsize=7)
     ax.set_ylim(0.3, len(mine) + 0.7)
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
     ax.axvline(1, color="black", linewidth=0.8)
-    ax.set_xlabel("times eager's speed (log); the black line is the 95 % interval of the median")
+    ax.set_xlabel("times eager's speed (log); black: 95 % interval of the median; grey: noise")
     return _image(fig, title)
 
 

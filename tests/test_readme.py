@@ -47,8 +47,11 @@ def test_links_lead_somewhere(page):
 def test_commands_of_the_readme_exist():
     from fastdet.cli import _parser
 
-    told = set(re.findall(r"--[a-z][a-z-]+", README.split("## Command line")[1].split("## ")[0]))
-    text = _parser()._subparsers._group_actions[0].choices["features"].format_help()
+    section = README.split("## Command line")[1].split("## ")[0]
+    section = re.sub(r"^ {4}fastdet bench.*$", "", section, flags=re.M)  # it has its own parser
+    told = set(re.findall(r"--[a-z][a-z-]+", section))
+    commands = _parser()._subparsers._group_actions[0].choices
+    text = "".join(command.format_help() for command in commands.values())
     assert told
     assert not [option for option in told if option not in text]
     targets = re.findall(r"^ {4}make (\S+)", README, re.M)

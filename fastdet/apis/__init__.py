@@ -1,5 +1,6 @@
 """What users call: build a detector, detect, train, test."""
 
+from . import hooks  # registers them
 from .inference import (
     async_inference_detector,
     inference_detector,
@@ -10,6 +11,6 @@ from .test import multi_gpu_test, single_gpu_test
 from .train import init_random_seed, set_random_seed, train_detector
 from .utils import get_root_logger
 
-__all__ = ["async_inference_detector", "get_root_logger", "inference_detector", "init_detector",
-           "init_random_seed", "multi_gpu_test", "set_random_seed", "show_result_pyplot",
-           "single_gpu_test", "train_detector"]
+__all__ = ["async_inference_detector", "get_root_logger", "hooks", "inference_detector",
+           "init_detector", "init_random_seed", "multi_gpu_test", "set_random_seed",
+           "show_result_pyplot", "single_gpu_test", "train_detector"]

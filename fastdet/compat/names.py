@@ -20,6 +20,9 @@ _ROOTS = {
     "mmcv.cnn": "fastdet.cnn",
     "mmcv.ops": "fastdet.ops",
     "mmcv": "fastdet.mmcv",
+    "mmdet.core.evaluation.eval_hooks": "fastdet.apis.eval_hooks",
+    "mmdet.core.hook": "fastdet.apis.hooks",
+    "mmdet.utils": "fastdet.apis.utils",
     "mmdet": "fastdet",
 }
 

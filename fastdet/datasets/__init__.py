@@ -10,6 +10,8 @@ from .dataset_wrappers import (
     RepeatDataset,
 )
 from .deepfashion import DeepFashionDataset
+from .lvis import LVISDataset, LVISV05Dataset, LVISV1Dataset
+from .num_class_check import NumClassCheckHook
 from .samplers import DistributedGroupSampler, DistributedSampler, GroupSampler
 from .utils import get_loading_pipeline, replace_ImageToTensor
 from .voc import VOCDataset
@@ -18,6 +20,7 @@ from .xml_style import XMLDataset
 
 __all__ = ["ClassBalancedDataset", "CocoDataset", "ConcatDataset", "CustomDataset", "DATASETS",
            "DeepFashionDataset", "DistributedGroupSampler", "DistributedSampler", "GroupSampler",
-           "MultiImageMixDataset", "PIPELINES", "RepeatDataset", "VOCDataset", "WIDERFaceDataset",
+           "LVISDataset", "LVISV05Dataset", "LVISV1Dataset", "MultiImageMixDataset",
+           "NumClassCheckHook", "PIPELINES", "RepeatDataset", "VOCDataset", "WIDERFaceDataset",
            "XMLDataset", "build_dataloader", "build_dataset", "get_loading_pipeline",
            "replace_ImageToTensor"]

@@ -37,13 +37,14 @@ from .point_sample import SimpleRoIAlign, point_sample, rel_roi_point_to_rel_img
 from .roi_align import RoIAlign, multi_level_roi_align, roi_align
 from .roi_pool import RoIPool, roi_pool
 from .saconv import SAConv2d
+from .sync_bn import SyncBatchNorm
 
 __all__ = [
     "get_compiler_version", "get_compiling_cuda_version", "get_onnxruntime_op_path",
     "CARAFE", "BaseMergeCell", "CARAFENaive", "CARAFEPack", "ConcatCell", "GlobalPoolingCell",
     "SumCell", "carafe", "carafe_naive",
     "DeformConv2d", "DeformConv2dPack", "ModulatedDeformConv2d", "ModulatedDeformConv2dPack",
-    "MultiScaleDeformableAttention", "MultiScaleDeformableAttnFunction", "SAConv2d",
+    "MultiScaleDeformableAttention", "MultiScaleDeformableAttnFunction", "SAConv2d", "SyncBatchNorm",
     "SigmoidFocalLoss", "SoftmaxFocalLoss", "batched_nms", "nms", "nms_match",
     "sigmoid_focal_loss", "soft_nms", "softmax_focal_loss",
     "CornerPool", "DeformRoIPool", "DeformRoIPoolPack", "MaskedConv2d",

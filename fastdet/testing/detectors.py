@@ -47,8 +47,20 @@ _REGISTRIES = [MODELS, PRIOR_GENERATORS, IOU_CALCULATORS, MATCH_COST,
                  if isinstance(found, Registry))]
 
 
+def _is_there(path: str) -> bool:
+    try:
+        golden.resolve(path)
+    except (AttributeError, ImportError):
+        return False
+    return True
+
+
 def missing(case: Case) -> set[str]:
-    """Types that a detector's config names and that fastdet does not have."""
+    """What a record names and fastdet does not have: types of a config, functions and classes."""
+    if case.get("form") == "unit":
+        paths = (call["on"].get("__new__") if "on" in call else call["name"]
+                 for call in case["calls"])
+        return {path for path in paths if path is not None and not _is_there(path)}
     named = set()
 
     def walk(value: Any) -> None:
@@ -59,7 +71,8 @@ def missing(case: Case) -> set[str]:
             named.add(value["type"])
 
     walk(case["model"])
-    return {name for name in named - {"nms", "soft_nms", "bilinear"}
+    plain = {"nms", "soft_nms", "bilinear", "dilation", "offset"}  # no classes
+    return {name for name in named - plain
             if not hasattr(ops, name) and all(name not in r for r in _REGISTRIES)}
 
 

@@ -60,7 +60,7 @@ class Centres(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(8, n, 1) for n in (2, 2, 2))
 
     def forward(self, x, target):
-        feature, = self.neck(self.stem(x))
+        feature, = self.neck([self.stem(x)])
         heatmap, wh, offset = (head(feature) for head in self.heads)
         boxes = [torch.tensor([[3.0, 2, 20, 27], [9, 9, 30, 16]], device=x.device)] * len(x)
         labels = [torch.tensor([0, 1], device=x.device)] * len(x)
@@ -77,7 +77,7 @@ PVT = dict(type="PyramidVisionTransformer", embed_dims=16, num_stages=1, num_lay
 
 #: The pipeline, the size of its input and of its target, and the operators that it must run.
 PIPELINES = {
-    "swin_fpn": (lambda: Pyramid(SWIN, [16]), (1, 3, 16, 16), {"window_attention"}),
+    "swin_fpn": (lambda: Pyramid(SWIN, [16]), (1, 3, 8, 8), {"window_attention"}),
     "pvt": (lambda: Pyramid(PVT, [16]), (1, 3, 16, 16), {"spatial_reduction_attention"}),
     "dynamic_conv": (Interaction, (2, 16, 16, 16), {"dynamic_conv"}),
     "centernet": (Centres, (1, 3, 32, 32), {"deform_conv2d", "gaussian_targets"}),

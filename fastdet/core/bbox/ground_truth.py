@@ -43,18 +43,24 @@ class GroundTruth:
     ignore_counts: Tensor | None = None
 
     @classmethod
-    def pad(cls, gt_bboxes: Sequence[Tensor], gt_labels: Sequence[Tensor] | None = None,
+    def pad(cls, gt_bboxes: Sequence[Tensor] | GroundTruth,
+            gt_labels: Sequence[Tensor] | None = None,
             gt_bboxes_ignore: Sequence[Tensor] | None = None) -> GroundTruth:
         """Pad what each image has.
 
+        What is padded already is returned as it is: every ``loss`` and ``forward_train`` takes it
+        in place of its lists, and is then free of Python's numbers, for compilers.
+
         Args:
-            gt_bboxes: [n, 4] of each image.
+            gt_bboxes: [n, 4] of each image, or a padded batch with labels and all.
             gt_labels: [n] of each image; zeros where there are none.
             gt_bboxes_ignore: [i, 4] of each image.
 
         Raises:
             ValueError: an image has not as many labels as boxes, or there are other images.
         """
+        if isinstance(gt_bboxes, GroundTruth):
+            return gt_bboxes
         for name, other in (("gt_labels", gt_labels), ("gt_bboxes_ignore", gt_bboxes_ignore)):
             if other is not None and len(other) != len(gt_bboxes):
                 raise ValueError(f"gt_bboxes are of {len(gt_bboxes)} images, {name} of "

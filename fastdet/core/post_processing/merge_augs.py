@@ -29,11 +29,12 @@ def _original(boxes: Tensor, meta: Meta) -> Tensor:
 
 
 def proposal_settings(cfg: Any) -> Any:
-    """A copy of an RPN's test config whose keys of older versions have today's names."""
+    """An RPN's test config, or if it has keys of older versions a copy with today's names."""
+    if "nms" in cfg and "max_num" not in cfg and "nms_thr" not in cfg:
+        return cfg
     cfg = copy.deepcopy(cfg)
-    if "nms" not in cfg or "max_num" in cfg or "nms_thr" in cfg:
-        warnings.warn("In rpn_proposal or test_cfg, nms_thr has been moved to a dict named nms as "
-                      "iou_threshold, and max_num has been renamed max_per_img", stacklevel=3)
+    warnings.warn("In rpn_proposal or test_cfg, nms_thr has been moved to a dict named nms as "
+                  "iou_threshold, and max_num has been renamed max_per_img", stacklevel=3)
     if "max_num" in cfg and cfg.setdefault("max_per_img", cfg["max_num"]) != cfg["max_num"]:
         raise ValueError(f"max_num {cfg['max_num']} and max_per_img {cfg['max_per_img']} are two "
                          "names of one setting, and differ")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdet.cnn import bias_init_with_prob, normal_init
@@ -17,7 +16,7 @@ from fastdet.core.bbox.iou_calculators import bbox_overlaps
 from fastdet.core.utils import reduce_mean
 
 from ..builder import HEADS
-from ..losses.utils import at_least_float32
+from ..losses.utils import at_least_float32, cross_entropy_of_probabilities
 from .base_dense_head import Meta
 from .fcos_head import FCOSHead
 
@@ -171,7 +170,7 @@ class AutoAssignHead(FCOSHead):
         weight = torch.exp(confidence * 3) * prior
         weight = weight / weight.sum(1, keepdim=True).clamp(min=EPS)
         mean = (confidence * weight).sum(1)
-        return F.binary_cross_entropy(mean, torch.ones_like(mean), reduction="none")
+        return cross_entropy_of_probabilities(mean, torch.ones_like(mean))
 
     def get_neg_loss(self, joint: Tensor, gts: GroundTruth, ious: Tensor,
                      inside: Tensor) -> Tensor:
@@ -197,6 +196,5 @@ class AutoAssignHead(FCOSHead):
             last = nth.new_zeros(joint.shape).scatter_reduce_(2, own, nth, "amax")
             weight = torch.where(last > 0, 1 - good.gather(2, (last - 1).clamp(min=0)), weight)
         logits = joint * weight.to(joint.dtype)
-        loss = logits ** 2 * F.binary_cross_entropy(logits, torch.zeros_like(logits),
-                                                    reduction="none")
+        loss = logits ** 2 * cross_entropy_of_probabilities(logits, torch.zeros_like(logits))
         return loss * self.neg_loss_weight

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastdet.core.bbox import GroundTruth
 from fastdet.core.bbox.iou_calculators import bbox_overlaps
 
 from ..builder import HEADS
-from ..losses.utils import at_least_float32
+from ..losses.utils import at_least_float32, cross_entropy_of_probabilities
 from .base_dense_head import Meta
 from .retina_head import RetinaHead
 
@@ -102,6 +101,7 @@ class FreeAnchorRetinaHead(RetinaHead):
             gts: of the batch.
         """
         b, g = gts.labels.shape
+        deltas = at_least_float32(deltas)
         prob = deltas.new_zeros((b, self.cls_out_channels, len(anchors)))
         if g == 0:
             return prob.transpose(1, 2)
@@ -116,14 +116,14 @@ class FreeAnchorRetinaHead(RetinaHead):
 
     def positive_bag_loss(self, matched_cls_prob: Tensor, matched_box_prob: Tensor) -> Tensor:
         """``-alpha log(mean-max(P_cls P_box))``, [G], of the anchors [G, K] of each bag."""
-        prob = matched_cls_prob * matched_box_prob
+        prob = at_least_float32(matched_cls_prob * matched_box_prob)
         weight = 1 / (1 - prob).clamp(min=EPS)
         weight = weight / weight.sum(dim=1, keepdim=True)
         bag = (weight * prob).sum(dim=1)
-        return self.alpha * F.binary_cross_entropy(bag, torch.ones_like(bag), reduction="none")
+        return self.alpha * cross_entropy_of_probabilities(bag, torch.ones_like(bag))
 
     def negative_bag_loss(self, cls_prob: Tensor, box_prob: Tensor) -> Tensor:
         """``(1 - alpha) FL(P_cls (1 - P_box))``, of the shape of both."""
-        prob = (cls_prob * (1 - box_prob)).clamp(min=EPS, max=1 - EPS)
-        return (1 - self.alpha) * prob ** self.gamma * F.binary_cross_entropy(
-            prob, torch.zeros_like(prob), reduction="none")
+        prob = at_least_float32(cls_prob * (1 - box_prob)).clamp(min=EPS, max=1 - EPS)
+        return (1 - self.alpha) * prob ** self.gamma * cross_entropy_of_probabilities(
+            prob, torch.zeros_like(prob))

@@ -14,6 +14,8 @@ from fastdet.core.utils.dist_utils import world_size
 from fastdet.core.visualization.image import imshow_det_bboxes, unpack
 from fastdet.runner import BaseModule, auto_fp16
 
+from .inputs import check_finite, check_ground_truth
+
 __all__ = ["BaseDetector"]
 
 Meta = dict[str, Any]
@@ -188,8 +190,17 @@ class BaseDetector(BaseModule, metaclass=ABCMeta):
 
         Returns:
             ``loss``, ``log_vars`` and ``num_samples``.
+
+        Raises:
+            ValueError: a box of the ground truth ends before it begins, or there is no such class.
+                On a GPU, where looking would wait, only under ``torch.autograd.detect_anomaly``.
+            FloatingPointError: a loss is not finite, under ``detect_anomaly``; without it, as in
+                MMDetection, the runner's hooks decide.
         """
+        check_ground_truth(self, data)
         loss, log_vars = self._parse_losses(self(**data))
+        if torch.is_anomaly_enabled():
+            check_finite(self, data, log_vars)
         return {"loss": loss, "log_vars": log_vars, "num_samples": len(data["img_metas"])}
 
     def val_step(self, data: dict[str, Any], optimizer: Any = None) -> dict[str, Any]:

@@ -138,3 +138,26 @@ class TwoStageDetector(BaseDetector):
         x = self.extract_feats(imgs)
         proposals = self.rpn_head.aug_test_rpn(x, img_metas)
         return self.roi_head.aug_test(x, proposals, img_metas, rescale=rescale)
+
+    @torch.no_grad()
+    def detect(self, img: Tensor, img_metas: list[Meta], rescale: bool = False) -> Any:
+        """Padded boxes of a batch, without a host sync: what compilers and exports take.
+
+        Args:
+            img: [B, 3, H, W].
+            img_metas: of each image.
+            rescale: in pixels of the original image.
+
+        Returns:
+            Boxes and scores ``[B, K, 5]``, labels ``[B, K]`` and how many of the K count ``[B]``;
+            see ``StandardRoIHead.detect``.
+
+        Raises:
+            TypeError: proposals are not made here, or the head of regions finds boxes in another
+                way.
+        """
+        if not (self.with_rpn and hasattr(self.roi_head, "detect")):
+            raise TypeError(f"{type(self).__name__} has no padded detections")
+        x = self.extract_feat(img)
+        proposals = self.rpn_head.proposals(self.rpn_head(x), img_metas, self.test_cfg["rpn"])
+        return self.roi_head.detect(x, proposals, img_metas, rescale=rescale)

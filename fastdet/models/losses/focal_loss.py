@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastdet.kernels import focal_losses
 
 from ..builder import LOSSES
-from .utils import Loss, one_hot_targets, weight_reduce_loss
+from .utils import (
+    Loss,
+    cross_entropy_of_probabilities,
+    one_hot_targets,
+    weight_reduce_loss,
+)
 
 __all__ = ["FocalLoss", "py_focal_loss_with_prob", "sigmoid_focal_loss"]
 
@@ -52,7 +56,7 @@ def py_focal_loss_with_prob(pred: Tensor, target: Tensor, weight: Tensor | None 
     target = target.type_as(pred)
     off = (1 - pred) * target + pred * (1 - target)
     focus = (alpha * target + (1 - alpha) * (1 - target)) * off.pow(gamma)
-    loss = F.binary_cross_entropy(pred, target, reduction="none") * focus
+    loss = cross_entropy_of_probabilities(pred, target) * focus
     if weight is not None and weight.shape != loss.shape:
         weight = weight.view(loss.size(0), -1)
     return weight_reduce_loss(loss, weight, reduction, avg_factor)

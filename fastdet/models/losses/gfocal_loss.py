@@ -9,7 +9,7 @@ from torch import Tensor
 from fastdet.kernels.focal_losses import quality_focal_loss
 
 from ..builder import LOSSES
-from .utils import Loss, one_hot_targets, weighted_loss
+from .utils import Loss, cross_entropy_of_probabilities, one_hot_targets, weighted_loss
 
 __all__ = ["DistributionFocalLoss", "QualityFocalLoss", "distribution_focal_loss",
            "quality_focal_loss", "quality_focal_loss_with_prob"]
@@ -30,7 +30,7 @@ def quality_focal_loss_with_prob(pred: Tensor, target: tuple[Tensor, Tensor],
     """
     labels, score = target
     wanted = torch.where(one_hot_targets(labels, pred.size(1)), score[:, None].to(pred.dtype), 0.0)
-    loss = F.binary_cross_entropy(pred, wanted, reduction="none")
+    loss = cross_entropy_of_probabilities(pred, wanted)
     return (loss * (wanted - pred).abs().pow(beta)).sum(1)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["REDUCTIONS", "Loss", "at_least_float32", "check_reduction", "one_hot_targets",
-           "reduce_loss", "weight_reduce_loss",
-           "weighted_loss"]
+__all__ = ["REDUCTIONS", "Loss", "at_least_float32", "check_reduction",
+           "cross_entropy_of_probabilities", "one_hot_targets", "reduce_loss",
+           "weight_reduce_loss", "weighted_loss"]
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -19,6 +20,16 @@ REDUCTIONS = ("none", "mean", "sum")
 def at_least_float32(tensor: Tensor) -> Tensor:
     """``tensor`` in float32 where its type is narrower or no floating-point one."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def cross_entropy_of_probabilities(pred: Tensor, target: Tensor) -> Tensor:
+    """``F.binary_cross_entropy`` of each element, in float32 at least.
+
+    Under autocast, too, which forbids that function: the logarithm needs the digits.
+    """
+    with torch.autocast(pred.device.type, enabled=False):
+        return F.binary_cross_entropy(at_least_float32(pred), at_least_float32(target),
+                                      reduction="none")
 
 
 def check_reduction(reduction: str) -> str:

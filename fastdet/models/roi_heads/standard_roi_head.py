@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdet.core.bbox import (
+    Proposals,
     Samples,
     bbox2result,
     bbox2roi,
@@ -19,7 +20,9 @@ from fastdet.core.bbox import (
 from fastdet.core.post_processing import merge_aug_bboxes, merge_aug_masks, multiclass_nms
 
 from ..builder import HEADS, build_head, build_roi_extractor
+from ..dense_heads.candidates import Candidates, Detections, suppress
 from .base_roi_head import BaseRoIHead, Meta
+from .bbox_heads import BBoxHead
 
 __all__ = ["StandardRoIHead"]
 
@@ -197,6 +200,50 @@ class StandardRoIHead(BaseRoIHead):
                     roi, score, pred, meta["img_shape"], meta["scale_factor"], rescale=rescale,
                     cfg=rcnn_test_cfg))
         return [f[0] for f in found], [f[1] for f in found]
+
+    def detect(self, x: Sequence[Tensor], proposals: Proposals, img_metas: list[Meta],
+               rescale: bool = False, max_pairs: int = 4096) -> Detections:
+        """Padded boxes of a batch, without a host sync: what compilers and exports take.
+
+        They are those of :meth:`simple_test` as long as an image has at most ``max_pairs`` pairs
+        of region and class above ``score_thr``; of more, the highest take part.
+
+        Args:
+            x: feature maps.
+            proposals: of the batch.
+            img_metas: of each image.
+            rescale: in pixels of the original image.
+            max_pairs: how many pairs of region and class of an image are suppressed.
+
+        Raises:
+            TypeError: this head, or its head of boxes, finds boxes in another way.
+        """
+        head, own = self.bbox_head, type(self)
+        if (own.simple_test is not StandardRoIHead.simple_test
+                or own.simple_test_bboxes is not StandardRoIHead.simple_test_bboxes
+                or type(head).get_bboxes is not BBoxHead.get_bboxes
+                or type(head).decoded is not BBoxHead.decoded or not head.with_reg):
+            raise TypeError(f"{own.__name__} with {type(head).__name__} has no padded detections")
+        b, k = proposals.boxes.shape[:2]
+        image = torch.arange(b, device=proposals.boxes.device).to(proposals.boxes.dtype)
+        rois = torch.cat([image[:, None, None].expand(b, k, 1), proposals.boxes[..., :4]], dim=-1)
+        outs = self._bbox_forward(x, rois.flatten(0, 1))
+        boxes = head.bbox_coder.decode(rois[..., 1:], outs["bbox_pred"].view(b, k, -1),
+                                       max_shape=[meta["img_shape"] for meta in img_metas])
+        scores = head.probabilities(outs["cls_score"]).view(b, k, -1)[..., :-1]
+        classes = scores.shape[-1]
+        valid = (scores > self.test_cfg["score_thr"]) & proposals.valid[..., None]
+        pairs = torch.where(valid, scores, -1.0).flatten(1).topk(
+            min(max_pairs, k * classes), dim=1).indices
+        row, label = pairs // classes, pairs % classes
+        at = row if boxes.shape[-1] == 4 else row * classes + label
+        found = Candidates(
+            boxes.view(b, -1, 4).gather(1, at[..., None].expand(-1, -1, 4)),
+            scores.flatten(1).gather(1, pairs), label, valid.flatten(1).gather(1, pairs))
+        if rescale:
+            factor = torch.stack([boxes.new_tensor(meta["scale_factor"]) for meta in img_metas])
+            found = found._replace(boxes=found.boxes / factor[:, None])
+        return suppress(found, self.test_cfg["nms"], self.test_cfg["max_per_img"])
 
     def test_boxes(self, det_bboxes: Sequence[Tensor], img_metas: list[Meta],
                    rescale: bool) -> list[Tensor]:

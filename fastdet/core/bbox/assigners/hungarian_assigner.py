@@ -36,7 +36,8 @@ def least_cost_matchings(costs: Sequence[Tensor]) -> list[Tensor]:
     except ImportError as e:
         raise ImportError("the Hungarian assigner needs SciPy; install it with: "
                           "pip install scipy") from e
-    host = torch.cat([cost.detach().reshape(-1) for cost in costs]).cpu().double().numpy()
+    flat = torch.cat([cost.detach().reshape(-1) for cost in costs])
+    host = flat.to(torch.promote_types(flat.dtype, torch.float32)).cpu().numpy()  # NumPy's types
     if np.isnan(host).any():
         raise ValueError("the cost of matching predictions and gts is NaN; look for NaN in the "
                          "predictions or the gts")

@@ -97,6 +97,8 @@ class MaskPointHead(BaseModule):
 
     def loss(self, point_pred: Tensor, point_targets: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """``loss_point`` of logits [n, C, P], targets [n, P] and classes [n]."""
+        if len(point_pred) == 0:  # no positives: a mean of nothing would be NaN
+            return {"loss_point": point_pred.sum()}
         if self.class_agnostic:
             labels = torch.zeros_like(labels)
         return {"loss_point": self.loss_point(point_pred, point_targets, labels)}
