@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -84,45 +85,68 @@ class _Config(NamedTuple):
         return next_power_of_2(-(-d // self.block_d))
 
 
-def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, int]) -> _Config:
-    """Tile and launch options of one kernel: ``fwd``, ``bwd``, ``bwd_q`` or ``bwd_kv``.
+#: Whether a column of :data:`_CONFIGS` fits: ``*`` fits all.
+_ANY = "*"
+#: A block as wide as the window (of rows and columns), or as the head (of channels).
+_WHOLE, _OWN = 0, 0
 
-    The backward keeps four tiles of scores in registers (bias, its gradient, P, dP), the forward
-    two; heads are read a few channels at a time, which bounds shared memory. Chosen by what
-    compiles without spills, not by time. Cards differ in where a product has its operands: wgmma
-    (9, 0), tcgen05 (10, 0), mma.sync (other NVIDIA cards), mfma (0, 0), which gives a thread 512
-    registers as long as there are no more than 4 warps.
-    """
+#: Tile and launch options; the first line that fits a call is its. The backward keeps four tiles of
+#: scores in registers (bias, its gradient, P, dP), the forward two; heads are read some channels
+#: at a time, which bounds shared memory. Chosen by what compiles without spills, not by time. Cards
+#: differ in where a product has its operands: wgmma (9.x), tcgen05 (10.x), sync (mma.sync, other
+#: NVIDIA cards), and hip's mfma, which gives a thread 512 registers as long as there are no more
+#: than 4 warps. T is the window's tokens, the next power of two.
+_CONFIGS: tuple[tuple[Any, ...], ...] = (
+    # kernel   T      card       type    head    block_m  block_n  block_d  warps  stages  per SM
+    ("bwd",    "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
+    ("bwd",    "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    4,     1,      8),
+    (_ANY,     "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    1,     1,      8),
+    (_ANY,     "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
+    ("fwd",    "64",  _ANY,      "half", "<=32", 64,      64,      _OWN,    4,     2,      3),
+    ("fwd",    "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      2),
+    (_ANY,     "64",  "hip",     _ANY,   _ANY,   64,      64,      16,      4,     1,      2),
+    (_ANY,     "64",  "sync",    "half", _ANY,   64,      64,      16,      8,     1,      2),
+    (_ANY,     "64",  _ANY,      "full", "<=32", 64,      64,      _OWN,    16,    1,      2),
+    (_ANY,     "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      2),
+    ("fwd",    _ANY,  "hip",     "full", _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
+    ("fwd",    _ANY,  "sync",    _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
+    ("fwd",    _ANY,  _ANY,      "half", "<=32", 64,      _WHOLE,  _OWN,    8,     1,      2),
+    ("fwd",    _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
+    ("bwd_q",  _ANY,  "hip",     _ANY,   _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
+    ("bwd_q",  "128", _ANY,      "half", _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
+    ("bwd_q",  _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
+    ("bwd_kv", _ANY,  "hip",     _ANY,   _ANY,   _WHOLE,  16,      _OWN,    8,     1,      2),
+    ("bwd_kv", _ANY,  _ANY,      "full", _ANY,   _WHOLE,  16,      _OWN,    16,    1,      2),
+    ("bwd_kv", _ANY,  "sync",    _ANY,   ">32",  _WHOLE,  16,      16,      8,     1,      2),
+    ("bwd_kv", _ANY,  _ANY,      _ANY,   ">32",  _WHOLE,  16,      _OWN,    8,     1,      2),
+    ("bwd_kv", _ANY,  "tcgen05", _ANY,   _ANY,   _WHOLE,  32,      16,      8,     1,      2),
+    ("bwd_kv", _ANY,  _ANY,      _ANY,   _ANY,   _WHOLE,  32,      _OWN,    8,     1,      2),
+)
+
+
+@cache
+def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, int]) -> _Config:
+    """The line of :data:`_CONFIGS` for one kernel: ``fwd``, ``bwd``, ``bwd_q`` or ``bwd_kv``."""
     whole = next_power_of_2(area, 16)
     full, wide = dtype == torch.float32, d > 32
-    hip, sync = card == (0, 0), card[0] not in (0, 9, 10)
-    block_d = min(next_power_of_2(d, 16), 32)
-    if full and wide:
-        block_d = 16
-    elif whole > 64 and not full:
-        block_d = 32
-    if whole <= 32:
-        warps = whole // 8 if kind == "bwd" else whole // 16
-        return _Config(whole, whole, block_d, warps, 1, 8)
-    if whole == 64 and kind == "fwd":
-        if full or wide:
-            return _Config(64, 64, block_d, 8, 1, 2)
-        return _Config(64, 64, block_d, 4, 2, 3)
-    if whole == 64:
-        if hip or (sync and not full):
-            return _Config(64, 64, 16, 4 if hip else 8, 1, 2)
-        return _Config(64, 64, block_d, 16 if full and not wide else 8, 1, 2)
-    if kind == "fwd":
-        rows = 16 if full or sync or wide else 64
-        return _Config(rows, whole, block_d, 4 if hip and full else 8, 1, 2)
-    if kind == "bwd_q":
-        warps = 4 if hip or (whole == 128 and not full) else 8
-        return _Config(16, whole, 16 if full else block_d, warps, 1, 2)
-    if full and not hip:
-        return _Config(whole, 16, block_d, 16, 1, 2)
-    if hip or wide:
-        return _Config(whole, 16, 16 if sync else block_d, 8, 1, 2)
-    return _Config(whole, 32, 16 if card[0] == 10 else block_d, 8, 1, 2)
+    call = (
+        kind,
+        str(whole),
+        {0: "hip", 9: "wgmma", 10: "tcgen05"}.get(card[0], "sync"),
+        "full" if full else "half",
+        ">32" if wide else "<=32",
+    )
+    line = next(
+        line for line in _CONFIGS if all(want in (_ANY, is_) for want, is_ in zip(line, call))
+    )
+    block_m, block_n, block_d, *rest = line[len(call) :]
+    if block_d == _OWN:  # whole vectors of a head: fewer channels in fp32, where they are wider
+        block_d = min(next_power_of_2(d, 16), 32)
+        if full and (wide or (kind == "bwd_q" and whole > 64)):
+            block_d = 16
+        elif whole > 64 and not full:
+            block_d = 32
+    return _Config(block_m or whole, block_n or whole, block_d, *rest)
 
 
 class _Plan(NamedTuple):
