@@ -43,11 +43,10 @@ class YOLOX(SingleStageDetector):
                  random_size_range: tuple[int, int] = (15, 25), random_size_interval: int = 10,
                  init_cfg: Any = None) -> None:
         super().__init__(backbone, neck, bbox_head, train_cfg, test_cfg, pretrained, init_cfg)
-        self._default_input_size = input_size
-        self._input_size = input_size
-        self._random_size_range = random_size_range
-        self._random_size_interval = random_size_interval
+        self._default_input_size = self._input_size = input_size
         self._size_multiplier = size_multiplier
+        self._random_size_interval = random_size_interval
+        self._random_size_range = random_size_range
         self._progress_in_iter = 0
 
     def forward_train(self, img: Tensor, img_metas: list[Meta],  # type: ignore[override]

@@ -362,12 +362,11 @@ class DeformableDetrTransformer(Transformer):
 
     def init_weights(self) -> None:
         """Xavier's uniform distribution for matrices, each attention's own rule, normal levels."""
-        for p in self.parameters():
-            if p.dim() > 1:
-                nn.init.xavier_uniform_(p)
-        for m in self.modules():
-            if isinstance(m, MultiScaleDeformableAttention):
-                m.init_weights()
+        for matrix in (p for p in self.parameters() if p.dim() > 1):
+            nn.init.xavier_uniform_(matrix)
+        for layer in self.modules():
+            if isinstance(layer, MultiScaleDeformableAttention):
+                layer.init_weights()
         if not self.as_two_stage:
             xavier_init(self.reference_points, distribution="uniform", bias=0.0)
         nn.init.normal_(self.level_embeds)
