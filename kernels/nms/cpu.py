@@ -38,6 +38,33 @@ CALLS, FOUND = 40_000, 150
 _BITS = np.array([1 << i for i in range(63)] + [-1 << 63])  # the last one is the sign
 
 
+def _ascending(key: Array) -> Array:
+    """The stable order of unsigned integers, by words of 16 bits, which NumPy sorts by radix."""
+    order = key.astype(np.uint16).argsort(kind="stable")
+    for shift in range(16, int(key.max(initial=0)).bit_length(), 16):
+        order = order[(key >> shift).astype(np.uint16)[order].argsort(kind="stable")]
+    return order
+
+
+def by_score(scores: Tensor) -> Array:
+    """Positions of scores [N] as ``torch.sort`` orders them: descending, stable, NaN first."""
+    if scores.element_size() < 4:
+        scores = scores.float()
+    elif not scores.is_floating_point():
+        scores = scores.double()
+    values = scores.detach().numpy() + 0.0  # makes one zero of two
+    values[values != values] = np.nan
+    bits = values.view(f"i{values.itemsize}")
+    # Floats ascend as their bits do, from zero away to both sides.
+    key = np.where(bits < 0, bits, bits ^ np.iinfo(bits.dtype).max)
+    return _ascending(key.view(f"u{values.itemsize}"))
+
+
+def by_group(groups: Array) -> Array:
+    """The stable order of groups, int64 [N]."""
+    return _ascending((groups - groups.min(initial=0)).view(np.uint64))
+
+
 def _pairs(like: Array, threshold: float, offset: int) -> Pairs:
     """Makes ``hits(rows, columns)``, bool [..., R, M] of at most BLOCK x COLUMNS elements."""
     room = np.empty((3, BLOCK * COLUMNS), like.dtype)
@@ -141,7 +168,7 @@ def _one_group(planes: Array, pairs: Pairs, threshold: float, offset: int, limit
     index = np.arange(planes.shape[1])
     dead = np.zeros(len(index), dtype=bool)
     kept: list[Array] = []
-    count, hits, at, size = 0, 0, 0, 1
+    count, hits, at, size = 0, 0, 0, 8
     planned = threshold < 0  # then boxes far away are pairs, too
     while at < len(index):
         if len(index) - at <= BLOCK:
@@ -149,7 +176,7 @@ def _one_group(planes: Array, pairs: Pairs, threshold: float, offset: int, limit
         end = min(at + size, len(index))
         rows = planes[:, at:end]
         alive = ~dead[at:end]
-        mine = _settle(pairs(rows, rows), alive.tolist()) if size > 1 else [0]
+        mine = _settle(pairs(rows, rows), alive.tolist())
         kept.append(index[at:end][mine])
         count, at = count + len(mine), end
         if at == len(index) or 0 < limit <= count:
@@ -168,7 +195,7 @@ def _one_group(planes: Array, pairs: Pairs, threshold: float, offset: int, limit
             left = (~dead[at:]).nonzero()[0] + at
             planes, index, at = planes.take(left, 1), index[left], 0
             dead = np.zeros(len(left), dtype=bool)
-        size = min(8 * size, BLOCK)
+        size = BLOCK
         if not planned and count >= PICKS:
             planned = True
             rest = len(index) - at

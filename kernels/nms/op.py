@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
 from ..launch import launch
-from .cpu import nms_cpu
+from .cpu import by_group, by_score, nms_cpu
 
 __all__ = ["batched_nms_indices", "batched_nms_padded", "can_run_nms"]
 
@@ -106,18 +107,20 @@ def batched_nms_indices(boxes: Tensor, scores: Tensor, groups: Tensor | None,
                                          score_threshold=score_threshold, offset=offset)
         return keep[:int(count)]
     _check(boxes, scores, groups, None, offset)
-    values, rank = scores.detach().sort(descending=True, stable=True)
+    order = by_score(scores)
     if score_threshold > 0:
-        rank = rank[values > score_threshold]  # NaN, which stands first, takes no part then
-    limit = max(max_num, 0)
+        order = order[(scores > score_threshold).numpy()[order]]  # a NaN takes no part then
+    boxes, limit = boxes.detach(), max(max_num, 0)
     if groups is None:
-        kept = rank[torch.from_numpy(nms_cpu(boxes[rank], None, float(iou_threshold), offset,
-                                             limit))]
+        kept = order[nms_cpu(boxes[torch.from_numpy(order)], None, float(iou_threshold), offset,
+                             limit)]
     else:
-        group, by_group = groups[rank].long().sort(stable=True)
-        stays = nms_cpu(boxes[rank[by_group]], group, float(iou_threshold), offset, limit)
-        kept = rank[by_group[torch.from_numpy(stays)].sort().values]
-    return kept[:max_num] if max_num > 0 else kept
+        group = groups.long().numpy()[order]
+        grouped = by_group(group)
+        stays = nms_cpu(boxes[torch.from_numpy(order[grouped])], torch.from_numpy(group[grouped]),
+                        float(iou_threshold), offset, limit)
+        kept = order[np.sort(grouped[stays])]
+    return torch.from_numpy(kept[:max_num] if max_num > 0 else kept)
 
 
 def batched_nms_padded(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: float,

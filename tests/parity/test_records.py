@@ -45,7 +45,7 @@ def test_a_wrong_number_is_found(path):
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("path", kernel_records(), ids=name)
+@pytest.mark.parametrize("path", list(kernel_records()), ids=name)
 def test_kernels_float32(path, kernel_device):
     """A whole component on its kernels loses no more than twice what torch loses in float32."""
     case = golden.load(path)
