@@ -5,11 +5,36 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 
 @cache
-def mend_bfloat16() -> None:
+def mend() -> None:
+    """All the mends, once."""
+    _mend_bfloat16()
+    _mend_booleans()
+
+
+def _mend_booleans() -> None:
+    """Give the interpreter of Triton 3.3 the type of booleans, which ``|`` and ``~`` ask for."""
+    from triton import language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    if hasattr(InterpreterBuilder, "get_int1_ty"):
+        return
+    ones = InterpreterBuilder.get_all_ones_value
+
+    def all_ones(self: Any, kind: Any) -> Any:
+        if kind.scalar == tl.int1:
+            return TensorHandle(np.ones(1, dtype=np.bool_), tl.int1)
+        return ones(self, kind)
+
+    InterpreterBuilder.get_int1_ty = lambda self: tl.int1
+    InterpreterBuilder.get_all_ones_value = all_ones
+
+
+def _mend_bfloat16() -> None:
     """Give the interpreter the bfloat16 of a GPU.
 
     The interpreter of Triton 3.9 and before truncates float32 to bfloat16

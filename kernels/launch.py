@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .dispatch import interpreting
-from .interpreter import mend_bfloat16
+from .interpreter import mend
 
 __all__ = ["Launch", "capability", "dot_precision", "launch", "num_sms", "record_launches",
            "recording"]
@@ -111,7 +111,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, device: torch.device,
         _recorder.launches.append(Launch(kernel, grid, args, options))
         return
     if interpreting():
-        mend_bfloat16()
+        mend()
     guard: Callable[..., Any] = torch.cuda.device if device.type == "cuda" else nullcontext
     with guard(device):
         kernel[grid](*args, **options)
