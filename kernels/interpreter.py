@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 
 
@@ -27,7 +26,7 @@ def _mend_booleans() -> None:
 
     def all_ones(self: Any, kind: Any) -> Any:
         if kind.scalar == tl.int1:
-            return TensorHandle(np.ones(1, dtype=np.bool_), tl.int1)
+            return TensorHandle(torch.ones(1, dtype=torch.bool).numpy(), tl.int1)
         return ones(self, kind)
 
     InterpreterBuilder.get_int1_ty = lambda self: tl.int1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,7 +118,9 @@ def batched_nms_indices(boxes: Tensor, scores: Tensor, groups: Tensor | None,
         grouped = by_group(group)
         stays = nms_cpu(boxes[torch.from_numpy(order[grouped])], torch.from_numpy(group[grouped]),
                         float(iou_threshold), offset, limit)
-        kept = order[np.sort(grouped[stays])]
+        places = grouped[stays]
+        places.sort()
+        kept = order[places]
     return torch.from_numpy(kept[:max_num] if max_num > 0 else kept)
 
 
