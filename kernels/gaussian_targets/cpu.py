@@ -69,7 +69,7 @@ def gaussian_values(dx: Tensor, dy: Tensor, radius: Tensor, k: float, dtype: tor
         k: the height.
         dtype: what the heatmap is in; each step is rounded to it.
     """
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    wide = torch.promote_types(dtype, torch.float32)
     x, y = dx.to(dtype), dy.to(dtype)
     square = x * x + y * y
     sigma = (2 * radius + 1).double() / 6

@@ -64,6 +64,23 @@ def _within(areas: np.ndarray, span: tuple[float | None, float | None]) -> np.nd
     return np.ones(len(areas), bool) if low is None else (areas >= low) & (areas < high)
 
 
+def _begin(dets: np.ndarray, gt_bboxes: np.ndarray, gt_bboxes_ignore: np.ndarray | None,
+           area_ranges: Any, legacy: bool) -> tuple[Any, ...]:
+    """An image's boxes [n, 4], which of them to ignore, ranges of areas, areas of the detections,
+    and right and wrong ones [scales, m]: zeros yet, unless there is no box to find."""
+    ignore = np.zeros((0, 4), np.float32) if gt_bboxes_ignore is None else gt_bboxes_ignore
+    ignored = np.concatenate((np.zeros(len(gt_bboxes), bool), np.ones(len(ignore), bool)))
+    gts = np.vstack((gt_bboxes.reshape(-1, 4), ignore.reshape(-1, 4)))
+    spans = [(None, None)] if area_ranges is None else area_ranges
+    tp = np.zeros((len(spans), len(dets)), dtype=np.float32)
+    fp = np.zeros_like(tp)
+    areas = _areas(dets, legacy)
+    if not len(gts):
+        for k, span in enumerate(spans):
+            fp[k, _within(areas, span)] = 1
+    return gts, ignored, spans, areas, tp, fp
+
+
 def tpfp_default(det_bboxes: np.ndarray, gt_bboxes: np.ndarray,
                  gt_bboxes_ignore: np.ndarray | None = None, iou_thr: float = 0.5,
                  area_ranges: Any = None, use_legacy_coordinate: bool = False,
@@ -85,16 +102,9 @@ def tpfp_default(det_bboxes: np.ndarray, gt_bboxes: np.ndarray,
     Returns:
         Right and wrong ones, [scales, m] of 0 and 1.
     """
-    ignore = np.zeros((0, 4), np.float32) if gt_bboxes_ignore is None else gt_bboxes_ignore
-    ignored = np.concatenate((np.zeros(len(gt_bboxes), bool), np.ones(len(ignore), bool)))
-    gts = np.vstack((gt_bboxes.reshape(-1, 4), ignore.reshape(-1, 4)))
-    spans = [(None, None)] if area_ranges is None else area_ranges
-    tp = np.zeros((len(spans), len(det_bboxes)), dtype=np.float32)
-    fp = np.zeros_like(tp)
-    det_areas = _areas(det_bboxes, use_legacy_coordinate)
+    gts, ignored, spans, det_areas, tp, fp = _begin(det_bboxes, gt_bboxes, gt_bboxes_ignore,
+                                                    area_ranges, use_legacy_coordinate)
     if not len(gts):
-        for k, span in enumerate(spans):
-            fp[k, _within(det_areas, span)] = 1
         return tp, fp
     ious = bbox_overlaps(det_bboxes, gts, use_legacy_coordinate=use_legacy_coordinate)
     best, nearest = ious.max(axis=1), ious.argmax(axis=1)
@@ -122,16 +132,9 @@ def tpfp_imagenet(det_bboxes: np.ndarray, gt_bboxes: np.ndarray,
                   **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
     """:func:`tpfp_default` by ImageNet's rule: small boxes need less overlap, and a detection
     takes the best of the boxes that are still free."""
-    ignore = np.zeros((0, 4), np.float32) if gt_bboxes_ignore is None else gt_bboxes_ignore
-    ignored = np.concatenate((np.zeros(len(gt_bboxes), bool), np.ones(len(ignore), bool)))
-    gts = np.vstack((gt_bboxes.reshape(-1, 4), ignore.reshape(-1, 4)))
-    spans = [(None, None)] if area_ranges is None else area_ranges
-    tp = np.zeros((len(spans), len(det_bboxes)), dtype=np.float32)
-    fp = np.zeros_like(tp)
-    det_areas = _areas(det_bboxes, use_legacy_coordinate)
+    gts, ignored, spans, det_areas, tp, fp = _begin(det_bboxes, gt_bboxes, gt_bboxes_ignore,
+                                                    area_ranges, use_legacy_coordinate)
     if not len(gts):
-        for k, span in enumerate(spans):
-            fp[k, _within(det_areas, span)] = 1
         return tp, fp
     # In float32 throughout, as the overlaps are: their comparison decides.
     ious = bbox_overlaps(det_bboxes, gts - 1, use_legacy_coordinate=use_legacy_coordinate)
