@@ -337,7 +337,7 @@ def test_every_config_is_one_a_kernel_takes():
     kinds = ("fwd", "bwd_data", "bwd_weight", "depthwise_fwd", "depthwise_bwd")
     widths = (1, 3, 16, 48, 64, 200, 2048)
     for kind, run, og, dtype in product(kinds, widths, widths, DTYPES):
-        config = op_module._config(kind, run, og, dtype)
+        config = op_module.tile_config(kind, run, og, dtype)
         blocks = (config.block_p, config.block_c, *(() if "depth" in kind else (config.block_o,)))
         least = 1 if "depth" in kind else 16
         assert all(b >= least and b & (b - 1) == 0 for b in blocks), (kind, run, og, config)
