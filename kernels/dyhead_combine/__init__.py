@@ -1,5 +1,5 @@
-"""What DyHead does after the convolutions of a block: norms, attention, dynamic ReLU."""
+"""What DyHead does between the convolutions of a level and its dynamic ReLU."""
 
-from .op import Act, Combination, can_run_dyhead_combine, dyhead_combine
+from .op import Branch, can_run_dyhead_combine, dyhead_combine
 
-__all__ = ["Act", "Combination", "can_run_dyhead_combine", "dyhead_combine"]
+__all__ = ["Branch", "can_run_dyhead_combine", "dyhead_combine"]

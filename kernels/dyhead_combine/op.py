@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..autograd import operator
-from ..common import dtype_reason, next_power_of_2, partial_sums
+from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, use_triton
-from ..dyhead_convs.op import MAX_LEVELS, Convolved, Pyramid, one_order, padded, pyramid_reason
 from ..launch import launch
-from .reference import Act, Combination, dyhead_combine_reference
+from .reference import Branch, dyhead_combine_reference
 
-__all__ = ["Act", "Combination", "can_run_dyhead_combine", "dyhead_combine"]
+__all__ = ["Branch", "can_run_dyhead_combine", "dyhead_combine"]
 
-#: Pixels by channels of a program that goes over maps: 128 bits an access in 16-bit types.
-TILE = {"BLOCK_P": 32, "BLOCK_C": 64, "num_warps": 4}
-#: Tiles by channels of a program that adds up what tiles have.
-MERGE = {"BLOCK_T": 32, "BLOCK_C": 32, "num_warps": 4}
+BLOCK = 1024
 #: Channels, padded to powers of two, that one program holds.
 MAX_CHANNELS = 4096
 
@@ -30,240 +26,232 @@ def _tile(channels: int, groups: int) -> dict[str, int]:
     return {"BLOCK_G": next_power_of_2(groups), "BLOCK_C": next_power_of_2(channels // groups)}
 
 
-def can_run_dyhead_combine(convolved: Convolved, groups: int) -> Reason | None:
+def can_run_dyhead_combine(x: Tensor, groups: int) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    maps = convolved.maps
-    if reason := dtype_reason(maps) or pyramid_reason(convolved.pyramid.sizes):
+    if reason := dtype_reason(x):
         return reason
-    if math.prod(_tile(maps.shape[1], groups).values()) > MAX_CHANNELS:
-        return f"its kernels hold up to {MAX_CHANNELS} channels, not {maps.shape[1]}"
-    if convolved.stats.numel() == 0 and maps.numel():
-        return "the convolutions ran without kernels and left no moments of their maps"
+    if math.prod(_tile(x.shape[1], groups).values()) > MAX_CHANNELS:
+        return f"its kernels hold up to {MAX_CHANNELS} channels, not {x.shape[1]}"
     return None
 
 
-def _pyramid(sizes: list[int]) -> Pyramid:
-    return Pyramid(sizes[0], tuple(zip(sizes[1::2], sizes[2::2])))
+def _outputs_of_one(size_in: int, size_out: int) -> int:
+    """Along one axis, how many outputs of the resize one input may have a part in."""
+    return size_out if size_in == 1 else -(-2 * (size_out - 1) // (size_in - 1))
 
 
-def _act(x: Tensor, act: list[float]) -> tuple[Tensor, Tensor]:
-    """HSigmoid, and where it has a slope (torch's clamp has one at its limits)."""
-    bias, divisor, least, most = act
-    x = (x + bias) / divisor
-    return x.clamp(least, most), (x >= least) & (x <= most)
+def _sizes(mid: Tensor, high: Tensor | None) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """Sizes of a level and of the coarser one, and the bounds of the resize's adjoint."""
+    H, W = mid.shape[2:]
+    h, w = (H, W) if high is None else high.shape[2:]
+    return (H, W, h, w), (_outputs_of_one(h, H), _outputs_of_one(w, W))
 
 
-def _empty_outs(maps: Tensor, sizes: list[int], dtype: torch.dtype, last: bool) -> list[Tensor]:
-    order = torch.channels_last if last else torch.contiguous_format
-    pyramid = _pyramid(sizes)
-    outs = [torch.empty((pyramid.images, maps.shape[1], *size), dtype=dtype, device=maps.device,
-                        memory_format=order) for size in pyramid.sizes]
-    return outs + [maps.new_empty(0, dtype=dtype)] * (MAX_LEVELS - len(outs))
+def _maps(mid: Tensor, low: Tensor | None, high: Tensor | None) -> list[Tensor]:
+    """Contiguous maps; ``mid`` stands in where there is none."""
+    return [(mid if t is None else t).contiguous() for t in (mid, low, high)]
 
 
-def _tables(maps: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Moments and factors."""
-    pyramid = _pyramid(sizes)
-    shape = (len(pyramid.sizes), pyramid.images, maps.shape[1])
-    return (maps.new_empty((3, 3, *shape), dtype=torch.float32),
-            maps.new_empty((4, *shape), dtype=torch.float32))
+def _small(mid: Tensor, low: Tensor | None, high: Tensor | None, norms: list[Tensor], groups: int,
+           eps: float, act: list[float]) -> tuple[list[Tensor], tuple[Any, ...], dict[str, int]]:
+    """What the two kernels of one program per image share: parameters, numbers and options."""
+    B, C, H, W = mid.shape
+    area_high = H * W if high is None else high.shape[2] * high.shape[3]
+    given = iter(norms[2:])
+    both = [next(given) if t is not None else norms[i] for t in (low, high) for i in (0, 1)]
+    options = {"C": C, "CG": C // groups, "HAS_LOW": int(low is not None),
+               "HAS_HIGH": int(high is not None), **_tile(C, groups), "num_warps": 4}
+    return ([t.contiguous() for t in (*norms[:2], *both)], (B * C, H * W, area_high, eps, *act),
+            options)
 
 
-_PARAMETERS = ("Tensor mid_weight, Tensor mid_bias, Tensor low_weight, Tensor low_bias, "
-               "Tensor high_weight, Tensor high_bias, Tensor attention, Tensor attention_bias, "
-               "Tensor squeeze, Tensor squeeze_bias, Tensor excite, Tensor excite_bias")
-_NUMBERS = "int groups, float eps, float[] scale_act, float[] relu_act, bool last"
-
-
-def _small(maps: Tensor, parameters: tuple[Tensor, ...], pyramid: Pyramid, groups: int, eps: float,
-           act: list[float]) -> tuple[list[Tensor], tuple[Any, ...], dict[str, int]]:
-    """What the kernels of one program per image and level share: parameters, numbers, options."""
-    C = maps.shape[1]
-    return ([t.contiguous() for t in parameters[:8]],
-            (*pyramid.words, pyramid.images, eps, *act),
-            {"L": len(pyramid.sizes), "C": C, "CG": C // groups, **_tile(C, groups),
-             "num_warps": 4})
-
-
-@operator(
-    "dyhead_combine",
-    f"(Tensor maps, Tensor stats, Tensor parts, {_PARAMETERS}, SymInt[] sizes, int tile, "
-    f"{_NUMBERS}, ScalarType dtype) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-    "Tensor, Tensor, Tensor)")
-def _forward(maps: Tensor, stats: Tensor, parts: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    """The results of five levels; moments, factors, means, hidden layer and coefficients."""
+@torch.library.custom_op(
+    "fastdet::dyhead_combine", mutates_args=(),
+    schema="(Tensor mid, Tensor? low, Tensor? high, Tensor[] norms, Tensor attention_weight, "
+           "Tensor attention_bias, int groups, float eps, float[] act, ScalarType dtype) "
+           "-> (Tensor, Tensor, Tensor)")
+def _forward(mid: Tensor, low: Tensor | None, high: Tensor | None, norms: list[Tensor],
+             attention_weight: Tensor, attention_bias: Tensor, groups: int, eps: float,
+             act: list[float], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     from . import kernel
 
-    parameters = args[:12]
-    sizes, tile, groups, eps, scale_act, relu_act, last, dtype = args[12:]
-    pyramid, C, device = _pyramid(sizes), maps.shape[1], maps.device
-    L, B = len(pyramid.sizes), pyramid.images
-    small, numbers, options = _small(maps, parameters, pyramid, groups, eps, scale_act)
-    outs = _empty_outs(maps, sizes, dtype, last)
-    moments, factors = _tables(maps, sizes)
-    mean = maps.new_empty((L * B, C), dtype=torch.float32)
-    channels = -(-C // MERGE["BLOCK_C"])
-    launch(kernel.dyhead_combine_moments_kernel, (3 * L * B, channels), stats, parts, moments,
-           *pyramid.words, pyramid.tiles(tile), B, L=L, C=C, BLOCK_P=tile, **MERGE, device=device)
-    launch(kernel.dyhead_combine_factors_kernel, (L * B,), moments, *small, factors, mean, *numbers,
-           **options, device=device)
-    with torch.autocast(device.type, enabled=False):
-        squeeze, squeeze_bias, excite, excite_bias = (t.float() for t in parameters[8:])
-        hidden = torch.addmm(squeeze_bias, mean, squeeze.t()).relu_()
-        coeffs, _ = _act(torch.addmm(excite_bias, hidden, excite.t()), relu_act)
-    tiles = pyramid.tiles(TILE["BLOCK_P"])
-    launch(kernel.dyhead_combine_fwd_kernel, (B * tiles, -(-C // TILE["BLOCK_C"])), maps, moments,
-           factors, coeffs, *padded(outs[:L]), *pyramid.words, tiles, pyramid.pixels, B, L=L, C=C,
-           LAST=int(last), **TILE, device=device)
-    return (*outs, moments, factors, mean, hidden, coeffs)
+    B, C, H, W = mid.shape
+    maps, (sizes, bounds) = _maps(mid, low, high), _sizes(mid, high)
+    parameters, numbers, options = _small(mid, low, high, norms, groups, eps, act)
+    out = torch.empty_like(mid, dtype=dtype, memory_format=torch.contiguous_format)
+    mean = out.new_empty(B, C)
+    # Those of a branch that is not there are never read, but they are part of the result.
+    make = torch.empty if low is not None and high is not None else torch.zeros
+    moments = make((3, 3, B, C), device=mid.device, dtype=torch.float32)
+    factors = torch.empty((4, B, C), device=mid.device, dtype=torch.float32)
+    branches = 1 + (low is not None) + (high is not None)
+    launch(kernel.dyhead_combine_moments_kernel, (B * C, branches), *maps, moments, B * C, *sizes,
+           *bounds, 2 if low is None else 1, BLOCK=BLOCK, num_warps=4, device=mid.device)
+    launch(kernel.dyhead_combine_factors_kernel, (B,), moments, *parameters,
+           attention_weight.contiguous(), attention_bias, factors, mean, *numbers, **options,
+           device=mid.device)
+    launch(kernel.dyhead_combine_fwd_kernel, (B * C, -(-H * W // BLOCK)), *maps, moments, factors,
+           out, B * C, *sizes, HAS_LOW=options["HAS_LOW"], HAS_HIGH=options["HAS_HIGH"],
+           BLOCK=BLOCK, num_warps=4, device=mid.device)
+    return out, mean, moments
 
 
 @_forward.register_fake
-def _(maps: Tensor, _stats: Tensor, _parts: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    parameters, (sizes, *_rest, last, dtype) = args[:12], args[12:]
-    moments, factors = _tables(maps, sizes)
-    rows = factors.shape[1] * factors.shape[2]
-    return (*_empty_outs(maps, sizes, dtype, last), moments, factors,
-            *(moments.new_empty(rows, n) for n in (maps.shape[1], *(
-                parameters[i].shape[0] for i in (8, 10)))))
+def _(mid: Tensor, _low: Tensor | None, _high: Tensor | None, _norms: list[Tensor],
+      _weight: Tensor, _bias: Tensor, _groups: int, _eps: float, _act: list[float],
+      dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    out = torch.empty_like(mid, dtype=dtype, memory_format=torch.contiguous_format)
+    B, C = mid.shape[:2]
+    return out, out.new_empty(B, C), mid.new_empty(3, 3, B, C, dtype=torch.float32)
 
 
-@operator(
-    "dyhead_combine_backward",
-    "(Tensor g0, Tensor? g1, Tensor? g2, Tensor? g3, Tensor? g4, Tensor maps, "
-    f"{_PARAMETERS}, Tensor moments, Tensor factors, Tensor mean, Tensor hidden, Tensor coeffs, "
-    f"SymInt[] sizes, {_NUMBERS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
-def _backward(*args: Any) -> tuple[Tensor, ...]:
-    """Gradients of maps, of norms and attention [8, C], of the dynamic ReLU's four parameters."""
+@torch.library.custom_op(
+    "fastdet::dyhead_combine_backward", mutates_args=(),
+    schema="(Tensor grad, Tensor grad_mean, Tensor mid, Tensor? low, Tensor? high, "
+           "Tensor[] norms, Tensor attention_weight, Tensor attention_bias, Tensor moments, "
+           "int groups, float eps, float[] act) -> (Tensor, Tensor, Tensor, Tensor)")
+def _backward(grad: Tensor, grad_mean: Tensor, mid: Tensor, low: Tensor | None, high: Tensor | None,
+              norms: list[Tensor], attention_weight: Tensor, attention_bias: Tensor,
+              moments: Tensor, groups: int, eps: float, act: list[float]
+              ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from . import kernel
 
-    grads, last = one_order([g for g in args[:MAX_LEVELS] if g is not None])
-    maps, parameters = args[5], args[6:18]
-    moments, factors, mean, hidden, coeffs = args[18:23]
-    sizes, groups, eps, scale_act, relu_act, _ = args[23:]
-    pyramid, C, device = _pyramid(sizes), maps.shape[1], maps.device
-    L, B = len(pyramid.sizes), pyramid.images
-    small, numbers, options = _small(maps, parameters, pyramid, groups, eps, scale_act)
-    tiles = pyramid.tiles(TILE["BLOCK_P"])
-    over_maps = (*pyramid.words, tiles, pyramid.pixels, B)
-    channels = -(-C // TILE["BLOCK_C"])
-    gates = maps.new_empty((B * pyramid.pixels, C), dtype=torch.float32)
-    tile_sums = partial_sums((B * tiles, 8, C), device)
-    sums = maps.new_empty((4, L, B, C), dtype=torch.float32)
-    dcoeffs = torch.empty_like(coeffs)
-    launch(kernel.dyhead_combine_gates_kernel, (B * tiles, channels), maps, moments, factors,
-           coeffs, *padded(grads), gates, tile_sums, *over_maps, L=L, C=C, LAST=int(last), **TILE,
-           device=device)
-    launch(kernel.dyhead_combine_sums_kernel, (L * B, -(-8 * C // MERGE["BLOCK_C"])), tile_sums,
-           sums, dcoeffs, *pyramid.words, tiles, B, L=L, C=C, BLOCK_P=TILE["BLOCK_P"], **MERGE,
-           device=device)
-    with torch.autocast(device.type, enabled=False):
-        squeeze, _, excite, excite_bias = (t.float() for t in parameters[8:])
-        # What the clamp saw is made again: a coefficient at a limit does not say from which side.
-        _, open_ = _act(torch.addmm(excite_bias, hidden, excite.t()), relu_act)
-        dlogit = torch.where(open_, dcoeffs / relu_act[1], 0.0)
-        dhidden = torch.where(hidden <= 0, 0.0, dlogit @ excite)
-        dmean = dhidden @ squeeze
-        of_relu = (dhidden.t() @ mean, dhidden.sum(0), dlogit.t() @ hidden, dlogit.sum(0))
-    back = maps.new_empty((3, 4, L, B, C), dtype=torch.float32)
-    partial = partial_sums((L * B, 8, C), device)
-    launch(kernel.dyhead_combine_back_kernel, (L * B,), moments, *small, sums, dmean, back, partial,
-           *numbers, **options, device=device)
-    dmaps = torch.empty_like(maps)
-    launch(kernel.dyhead_combine_bwd_kernel, (B * pyramid.all_tiles(TILE["BLOCK_P"]), channels),
-           maps, moments, gates, back, dmaps, *over_maps, L=L, C=C, **TILE, device=device)
-    return (dmaps, partial.sum(0), *of_relu)
+    B, C, H, W = mid.shape
+    maps, (sizes, bounds) = _maps(mid, low, high), _sizes(mid, high)
+    parameters, numbers, options = _small(mid, low, high, norms, groups, eps, act)
+    flags: dict[str, Any] = {k: options[k] for k in ("HAS_LOW", "HAS_HIGH")}
+    flags |= {"BLOCK": BLOCK, "num_warps": 4, "device": mid.device}
+    grad = grad.contiguous()
+    sums = torch.empty((4, B, C), device=mid.device, dtype=torch.float32)
+    back = torch.empty((3, 4, B, C), device=mid.device, dtype=torch.float32)
+    partial = torch.empty((B, 8, C), device=mid.device, dtype=torch.float32)
+    grads = [mid.new_empty((0,) if t is None else t.shape) for t in (mid, low, high)]
+    launch(kernel.dyhead_combine_sums_kernel, (B * C,), grad, *maps, moments, sums, B * C, *sizes,
+           **flags)
+    launch(kernel.dyhead_combine_back_kernel, (B,), moments, *parameters,
+           attention_weight.contiguous(), attention_bias, sums, grad_mean.contiguous(), back,
+           partial, *numbers, **options, device=mid.device)
+    blocks = -(-H * W // BLOCK)
+    coarse = 0 if high is None else -(-high.shape[2] * high.shape[3] // BLOCK)
+    launch(kernel.dyhead_combine_bwd_kernel, (B * C, blocks + coarse), grad, *maps, moments, back,
+           *grads, B * C, *sizes, *bounds, blocks, **flags)
+    return grads[0], grads[1], grads[2], partial.sum(0)
 
 
 @_backward.register_fake
-def _(*args: Any) -> tuple[Tensor, ...]:
-    maps, moments = args[5], args[18]
-    return (torch.empty_like(maps), moments.new_empty(8, maps.shape[1]),
-            *(moments.new_empty(t.shape) for t in args[14:18]))
+def _(_grad: Tensor, _grad_mean: Tensor, mid: Tensor, low: Tensor | None, high: Tensor | None,
+      *_args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grads = [mid.new_empty((0,) if t is None else t.shape) for t in (mid, low, high)]
+    return (grads[0], grads[1], grads[2],
+            mid.new_empty(8, mid.shape[1], dtype=torch.float32))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    sizes, _, *rest = inputs[15:]
-    ctx.save_for_backward(inputs[0], *inputs[3:15], *output[MAX_LEVELS:])
-    ctx.sizes, ctx.rest, ctx.dtype = sizes, rest[:-1], rest[-1]
+    mid, low, high, norms, weight, bias, *ctx.rest = inputs
+    ctx.save_for_backward(mid, low, high, weight, bias, output[2], *norms)
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    maps, *saved = ctx.saved_tensors
-    pyramid, C = _pyramid(ctx.sizes), maps.shape[1]
-    given: list[Tensor | None] = [
-        maps.new_zeros((pyramid.images, C, *size), dtype=ctx.dtype) if g is None else g
-        for g, size in zip(grads, pyramid.sizes)]
-    given += [None] * (MAX_LEVELS - len(given))
-    dmaps, total, *of_relu = _backward(*given, maps, *saved, ctx.sizes, *ctx.rest)
-    parts: list[Tensor | None] = [
-        g.to(t.dtype) for g, t in zip([*total[:7], total[7, :1], *of_relu], saved)]
-    if len(pyramid.sizes) == 1:  # it has no use for the norms of low and high
-        parts[2:6] = [None] * 4
-    return (dmaps, None, None, *parts, *[None] * 8)
+def _autograd(ctx: Any, grad: Tensor | None, grad_mean: Tensor | None, _moments: Tensor | None
+              ) -> tuple[Any, ...]:
+    mid, low, high, weight, bias, moments, *norms = ctx.saved_tensors
+    groups, eps, act, dtype = ctx.rest
+    if grad is None:
+        grad = torch.zeros_like(mid, dtype=dtype)
+    if grad_mean is None:
+        grad_mean = grad.new_zeros(mid.shape[:2])
+    *grads, total = _backward(grad, grad_mean, mid, low, high, norms, weight, bias, moments, groups,
+                              eps, act)
+    rows = [0, 1] + [2, 3] * (low is not None) + [4, 5] * (high is not None)
+    return (*(None if t is None else g for t, g in zip((mid, low, high), grads)),
+            [total[row].to(t.dtype) for row, t in zip(rows, norms)], total[6].to(weight.dtype),
+            total[7, :1].to(bias.dtype), None, None, None, None)
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
-def _check(convolved: Convolved, p: Combination) -> None:
-    maps, C = convolved.maps, convolved.maps.shape[1]
-    if p.groups < 1 or C % p.groups:
-        raise ValueError(f"dyhead_combine: {C} channels do not divide into groups={p.groups}")
-    hidden = p.squeeze[0].shape[0]
-    wanted = [(name, tensor, shape) for name, tensors, shapes in (
-        ("norms", p.norms, [(C,)] * 6), ("attention", p.attention, [(C,), (1,)]),
-        ("squeeze", p.squeeze, [(hidden, C), (hidden,)]),
-        ("excite", p.excite, [(4 * C, hidden), (4 * C,)]))
-        for tensor, shape in zip(tensors, shapes)]
-    for name, tensor, shape in wanted:
-        if tensor.shape != shape or tensor.device != maps.device:
-            raise ValueError(f"dyhead_combine: {name} must be {list(shape)} on {maps.device} for "
-                             f"{C} channels, got {list(tensor.shape)} on {tensor.device}")
-    images, sizes = convolved.pyramid
-    for h, w in sizes:
-        if images * C * h * w == p.groups:
-            raise ValueError(f"dyhead_combine: a map of {h}x{w} in {p.groups} groups leaves a "
+def _check(mid: Branch, low: Branch | None, high: Branch | None, attention_weight: Tensor,
+           attention_bias: Tensor, groups: int) -> None:
+    x = mid.x
+    if x.dim() != 4 or not x.is_floating_point() or 0 in x.shape[1:]:
+        raise ValueError("dyhead_combine: mid must be a floating-point [B, C, H, W], got "
+                         f"{x.dtype} {list(x.shape)}")
+    B, C, H, W = x.shape
+    if groups < 1 or C % groups:
+        raise ValueError(f"dyhead_combine: {C} channels do not divide into groups={groups}")
+    for name, branch in (("mid", mid), ("low", low), ("high", high)):
+        if branch is None:
+            continue
+        t = branch.x
+        fits = t.dim() == 4 and t.shape[:2] == x.shape[:2] and t.dtype == x.dtype
+        if name == "high":
+            fits = fits and 0 < t.shape[2] <= H and 0 < t.shape[3] <= W
+        else:
+            fits = fits and t.shape == x.shape
+        if not fits:
+            most = " at most" if name == "high" else ""
+            raise ValueError(f"dyhead_combine: {name} must be {x.dtype}{most} {list(x.shape)}, got "
+                             f"{t.dtype} {list(t.shape)}")
+        if B * C * t.shape[2] * t.shape[3] == groups:
+            raise ValueError(f"dyhead_combine: {name} {list(t.shape)} in {groups} groups leaves a "
                              "group one number, which has no variance")
+        for what, p in (("weight", branch.weight), ("bias", branch.bias)):
+            if p.shape != (C,):
+                raise ValueError(f"dyhead_combine: {what} of {name} must be [{C}], got "
+                                 f"{list(p.shape)}")
+    if attention_weight.shape != (C,) or attention_bias.shape != (1,):
+        raise ValueError(f"dyhead_combine: attention weight and bias must be [{C}] and [1], got "
+                         f"{list(attention_weight.shape)} and {list(attention_bias.shape)}")
 
 
-def dyhead_combine(convolved: Convolved, parameters: Combination, *, channels_last: bool = False
-                   ) -> list[Tensor]:
-    """Average the convolutions of each level, normalised, resized and weighted; dynamic ReLU.
+def dyhead_combine(branches: Sequence[Branch | None], attention_weight: Tensor,
+                   attention_bias: Tensor, *, groups: int, eps: float = 1e-5,
+                   act: tuple[float, float, float, float] = (3.0, 6.0, 0.0, 1.0)
+                   ) -> tuple[Tensor, Tensor]:
+    """Average the branches of a DyHead level, each normalised, resized and weighted.
 
-    ``y`` is the group norm of a convolution's result, that of the coarser level resized (bilinear,
-    corners aligned), and ``s = scale_act(relu(mean(y) . attention + bias))`` one number per image.
-    Of ``out = mean over the branches of s * y`` the mean over all pixels, through two linear
-    layers, ReLU between them and ``relu_act`` after them, draws the lines of a dynamic ReLU.
+    ``out = mean over branches of s * y``, where ``y`` is the group norm of the branch, resized to
+    the size of ``mid`` (bilinear, corners aligned), and ``s = clamp((relu(mean(y) .
+    attention_weight + attention_bias) + bias) / divisor, least, most)`` one number per image.
 
     Args:
-        convolved: what :func:`~fastdet.kernels.dyhead_convs.dyhead_convs` gives.
-        parameters: of the norms, the attention and the dynamic ReLU.
-        channels_last: the order of the results in memory.
+        branches: mid, the level's own map [B, C, H, W] with weight and bias [C] of its norm; low,
+            the finer level's, of the same size, or ``None`` at the finest; high, the coarser
+            level's, no larger, or ``None`` at the coarsest.
+        attention_weight: [C].
+        attention_bias: [1].
+        groups: groups of the norms.
+        eps: added to the variances.
+        act: bias, divisor, least and most of the HSigmoid.
 
     Returns:
-        ``[B, C, H, W]`` of each level, of the type of the maps; under autocast float32, as group
-        norm is.
+        The result [B, C, H, W] and its mean [B, C]; under autocast both float32, as group norm is.
 
     Raises:
-        ValueError: shapes or devices do not fit.
+        ValueError: shapes or data types do not fit.
         BackendError: the triton backend was asked for by name and cannot take the call.
 
     Source: Dynamic Head, https://arxiv.org/abs/2106.08322
     """
-    _check(convolved, parameters)
-    maps, p = convolved.maps, parameters
-    device = maps.device
-    autocast = torch.is_autocast_enabled(device.type)
-    dtype = torch.promote_types(maps.dtype, torch.float32) if autocast else maps.dtype
-    if not use_triton("dyhead_combine", device, can_run_dyhead_combine(convolved, p.groups)):
-        order = torch.channels_last if channels_last else torch.contiguous_format
-        with torch.autocast(device.type, enabled=False):
-            outs = dyhead_combine_reference(convolved._replace(maps=maps.to(dtype)), p)
-        return [out.contiguous(memory_format=order) for out in outs]
-    images, sizes = convolved.pyramid
-    outs = _forward(maps, convolved.stats, convolved.parts, *p.norms, *p.attention, *p.squeeze,
-                    *p.excite, [images, *(n for size in sizes for n in size)], convolved.tile,
-                    p.groups, p.eps, list(p.scale_act), list(p.relu_act), channels_last, dtype)
-    return list(outs[:len(sizes)])
+    mid, low, high = branches if len(branches) == 3 else (None, None, None)
+    if mid is None:
+        given = ["no branch" if b is None else "a branch" for b in branches]
+        raise ValueError("dyhead_combine: branches must be mid, low or None, and high or None, got "
+                         f"{given}")
+    _check(mid, low, high, attention_weight, attention_bias, groups)
+    x = mid.x
+    present = [b for b in branches if b is not None]
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if not use_triton("dyhead_combine", x.device, can_run_dyhead_combine(x, groups)):
+        with torch.autocast(x.device.type, enabled=False):
+            if autocast:
+                present = [b._replace(x=b.x.to(torch.promote_types(x.dtype, torch.float32)))
+                           for b in present]
+            return dyhead_combine_reference(present, attention_weight, attention_bias, groups, eps,
+                                            act)
+    norms = [p for b in present for p in (b.weight, b.bias)]
+    out, mean, _ = _forward(x, None if low is None else low.x, None if high is None else high.x,
+                            norms, attention_weight, attention_bias, groups, eps, list(act),
+                            torch.float32 if autocast else x.dtype)
+    return out, mean

@@ -175,11 +175,11 @@ def _map(of_finer, level, image, a, b, c, d, e, w0, w1, w2, w3, w4, L: tl.conste
 
 
 @triton.jit(do_not_specialize=["w0", "w1", "w2", "w3", "w4", "tiles", "pixels", "B"])
-def dyhead_convs_fwd_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, weight_ptr, maps_ptr,
-                             stats_ptr, parts_ptr, w0, w1, w2, w3, w4, tiles, pixels, B,
-                             L: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
-                             LAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK_P: tl.constexpr,
-                             BLOCK_O: tl.constexpr, BLOCK_C: tl.constexpr):
+def dyhead_convs_fwd_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, weight_ptr, maps_ptr, stats_ptr,
+                            parts_ptr, w0, w1, w2, w3, w4, tiles, pixels, B, L: tl.constexpr,
+                            C: tl.constexpr, O: tl.constexpr, LAST: tl.constexpr,
+                            PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr,
+                            BLOCK_C: tl.constexpr):
     """All deformable convolutions, and of each tile the statistics that the norms want.
 
     Grid: (B, tiles of all convolutions, cdiv(O, BLOCK_O)), flat, the last fastest; one program owns
@@ -242,11 +242,11 @@ def dyhead_convs_fwd_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, weight_ptr, 
 
 @triton.jit(do_not_specialize=["w0", "w1", "w2", "w3", "w4", "tiles", "pixels", "B"])
 def dyhead_convs_bwd_data_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, weight_ptr, dmaps_ptr,
-                                  scale_ptr, dx_ptr, dplaces_ptr, w0, w1, w2, w3, w4, tiles, pixels,
-                                  B, L: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
-                                  LAST: tl.constexpr, FIXED: tl.constexpr,
-                                  PRECISION: tl.constexpr, BLOCK_P: tl.constexpr,
-                                  BLOCK_O: tl.constexpr, BLOCK_C: tl.constexpr):
+                                 scale_ptr, dx_ptr, dplaces_ptr, w0, w1, w2, w3, w4, tiles, pixels,
+                                 B, L: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
+                                 LAST: tl.constexpr, FIXED: tl.constexpr, PRECISION: tl.constexpr,
+                                 BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr,
+                                 BLOCK_C: tl.constexpr):
     """Gradients of the inputs, by atomic additions, and of what each convolution read of numbers.
 
     Grid: (B, tiles of all convolutions, 9 taps), flat, the last fastest. dx [pixels of all levels,
@@ -307,11 +307,11 @@ def dyhead_convs_bwd_data_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, weight_
 @triton.jit(do_not_specialize=["w0", "w1", "w2", "w3", "w4", "tiles", "pixels", "B", "splits",
                                "splits_other"])
 def dyhead_convs_bwd_weight_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, dmaps_ptr, dweight_ptr,
-                                    w0, w1, w2, w3, w4, tiles, pixels, B, splits, splits_other,
-                                    L: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
-                                    LAST: tl.constexpr, PRECISION: tl.constexpr,
-                                    BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr,
-                                    BLOCK_C: tl.constexpr):
+                                   w0, w1, w2, w3, w4, tiles, pixels, B, splits, splits_other,
+                                   L: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
+                                   LAST: tl.constexpr, PRECISION: tl.constexpr,
+                                   BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr,
+                                   BLOCK_C: tl.constexpr):
     """Partial gradients of the weights: ``columns^T @ grad`` over part of a branch's tiles.
 
     Grid: (splits of mid, of low and of high, 9 taps, cdiv(C, BLOCK_C), cdiv(O, BLOCK_O)), flat, the
@@ -359,9 +359,9 @@ def dyhead_convs_bwd_weight_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, dmaps
 
 
 @triton.jit(do_not_specialize=["w0", "w1", "w2", "w3", "w4", "tiles", "pixels", "B"])
-def dyhead_convs_bwd_numbers_kernel(dplaces_ptr, n0, n1, n2, n3, n4, d0, d1, d2, d3, d4, w0, w1,
-                                    w2, w3, w4, tiles, pixels, B, L: tl.constexpr,
-                                    LAST: tl.constexpr, BLOCK_P: tl.constexpr):
+def dyhead_convs_bwd_numbers_kernel(dplaces_ptr, n0, n1, n2, n3, n4, d0, d1, d2, d3, d4, w0, w1, w2,
+                                    w3, w4, tiles, pixels, B, L: tl.constexpr, LAST: tl.constexpr,
+                                    BLOCK_P: tl.constexpr):
     """Gradients of the numbers: of mid's and low's reads, and of high's from the beginning.
 
     Grid: (B tiles,); one program owns all numbers of BLOCK_P pixels.

@@ -246,8 +246,9 @@ def _splits(pyramid: Pyramid, block: int, blocks: int, sms: int) -> tuple[int, i
 @operator("dyhead_convs_backward",
           f"(Tensor dmaps, {_POINTERS.format('x')}, {_POINTERS.format('n')}, Tensor packed, "
           "bool needs_data, bool needs_weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
-          "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
+          "Tensor, Tensor, Tensor, Tensor)")
 def _backward(dmaps: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    """Gradients of the maps [pixels of all levels, C], of the numbers and of the weights."""
     from . import kernel
 
     packed, needs_data, needs_weight = args[-3:]
@@ -258,7 +259,7 @@ def _backward(dmaps: Tensor, *args: Any) -> tuple[Tensor, ...]:
     numbers, last = one_order(numbers)
     dmaps = dmaps.contiguous()
     pointers = (*padded(x), *padded(numbers))
-    dxs, dnumbers, dweights = _empty_gradients(x, numbers, packed, needs_data, needs_weight)
+    grad, dnumbers, dweights = _empty_gradients(x, numbers, packed, needs_data, needs_weight)
 
     def sizes(config: Config) -> tuple[int, ...]:
         return (*pyramid.words, pyramid.tiles(config.block_p), pyramid.pixels, pyramid.images)
@@ -281,9 +282,7 @@ def _backward(dmaps: Tensor, *args: Any) -> tuple[Tensor, ...]:
                device=device)
         if fixed:
             dx = dx.double() / scale
-        parts = dx.to(x[0].dtype).split([pyramid.images * h * w for h, w in pyramid.sizes])
-        dxs = [part.view(t.shape[0], *t.shape[2:], c).permute(0, 3, 1, 2)
-               for part, t in zip(parts, x)]
+        grad = dx.to(dtype)
     if needs_weight:
         config = tile_config("bwd_weight", c, o, dtype)
         blocks = TAPS * -(-c // config.block_c) * -(-o // config.block_o)
@@ -294,7 +293,7 @@ def _backward(dmaps: Tensor, *args: Any) -> tuple[Tensor, ...]:
                device=device)
         for to, part in zip(dweights, partial.split([splits, other, other])):
             to.view(o, c, TAPS).copy_(part.sum(0).permute(2, 1, 0))
-    return (*_five(dxs), *_five(dnumbers), *dweights)
+    return (grad, *_five(dnumbers), *dweights)
 
 
 def _fixed_point(dmaps: Tensor, packed: Tensor, pyramid: Pyramid) -> Tensor:
@@ -306,20 +305,20 @@ def _fixed_point(dmaps: Tensor, packed: Tensor, pyramid: Pyramid) -> Tensor:
 
 def _empty_gradients(x: Sequence[Tensor], numbers: Sequence[Tensor], packed: Tensor,
                      needs_data: bool, needs_weight: bool
-                     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    c, o = packed.shape[2:]
-    dxs = [torch.empty_like(t, memory_format=torch.channels_last) if needs_data else t.new_empty(0)
-           for t in x]
+                     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    pyramid, (c, o) = _pyramid(x), packed.shape[2:]
+    rows = pyramid.images * pyramid.pixels
+    dx = packed.new_empty((rows, c) if needs_data else (0,))
     dnumbers = [torch.empty_like(t) if needs_data else t.new_empty(0) for t in numbers]
     dweights = [packed.new_empty((o, c, 3, 3) if needs_weight else (0,)) for _ in range(3)]
-    return dxs, dnumbers, dweights
+    return dx, dnumbers, dweights
 
 
 @_backward.register_fake
 def _(_dmaps: Tensor, *args: Any) -> tuple[Tensor, ...]:
     x, numbers = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-3])
-    dxs, dnumbers, dweights = _empty_gradients(x, one_order(numbers)[0], *args[-3:])
-    return (*_five(dxs), *_five(dnumbers), *dweights)
+    dx, dnumbers, dweights = _empty_gradients(x, one_order(numbers)[0], *args[-3:])
+    return (dx, *_five(dnumbers), *dweights)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -332,11 +331,18 @@ def _autograd(ctx: Any, dmaps: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if dmaps is None:
         return (None,) * len(ctx.needs_input_grad)
     needs = ctx.needs_input_grad
-    grads = list(_backward(dmaps, *ctx.saved_tensors, any(needs[:-3]), any(needs[-3:])))
-    grads[-3:] = [g.to(dtype) for g, dtype in zip(grads[-3:], ctx.dtypes)]
-    if ctx.saved_tensors[1] is None:  # one level has no use for the weights of low and high
-        grads[-2:] = None, None
-    return tuple(g if needed else None for g, needed in zip(grads, needs))
+    x = levels_of(ctx.saved_tensors[:MAX_LEVELS])
+    data = any(needs[:-3])
+    dx, *rest = _backward(dmaps, *ctx.saved_tensors, data, any(needs[-3:]))
+    dxs: list[Tensor | None] = [None] * MAX_LEVELS
+    if data:
+        parts = dx.split([t[:, 0].numel() for t in x])
+        dxs[:len(x)] = [part.view(t.shape[0], *t.shape[2:], -1).permute(0, 3, 1, 2)
+                        for part, t in zip(parts, x)]
+    weights: list[Tensor | None] = [g.to(dtype) for g, dtype in zip(rest[-3:], ctx.dtypes)]
+    if len(x) == 1:  # it has no use for the weights of low and high
+        weights[1:] = None, None
+    return tuple(g if needed else None for g, needed in zip((*dxs, *rest[:-3], *weights), needs))
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)

@@ -16,7 +16,7 @@ from fastdet.cnn import (
     constant_init,
     normal_init,
 )
-from fastdet.kernels.dyhead_combine import Act, Combination, dyhead_combine
+from fastdet.kernels.dyhead_attention import Act, Attention, dyhead_attention
 from fastdet.kernels.dyhead_convs import (
     Convolved,
     channels_last_maps,
@@ -118,14 +118,14 @@ class DyHeadBlock(nn.Module):
                     f"DyHead: level {i} must be {(finer[0] + 1) // 2}x{(finer[1] + 1) // 2}, half "
                     f"of level {i - 1} ({finer[0]}x{finer[1]}) rounded up, got {size[0]}x{size[1]}")
 
-    def _combination(self, scale: HSigmoid, relu: HSigmoid) -> Combination:
+    def _attention(self, scale: HSigmoid, relu: HSigmoid) -> Attention:
         """The parameters after the convolutions, as the operator takes them."""
         norms: list[Any] = [self.spatial_conv_mid.norm, self.spatial_conv_low.norm,
                             self.spatial_conv_high.norm]
         attention: Any = self.scale_attn_module[1]
         squeeze, excite = (conv.conv for conv in (self.task_attn_module.conv1,
                                                   self.task_attn_module.conv2))
-        return Combination(
+        return Attention(
             norms=tuple(t for norm in norms for t in (norm.weight, norm.bias)),
             attention=(attention.weight.flatten(), attention.bias),
             squeeze=(squeeze.weight.flatten(1), squeeze.bias),
@@ -172,7 +172,7 @@ class DyHeadBlock(nn.Module):
                                             self.spatial_conv_high)])
         scale, relu = self.scale_attn_module[3], self.task_attn_module.conv2.activate
         if isinstance(scale, HSigmoid) and isinstance(relu, HSigmoid):
-            return dyhead_combine(convolved, self._combination(scale, relu), channels_last=last)
+            return dyhead_attention(convolved, self._attention(scale, relu), channels_last=last)
         return self._by_modules(convolved)
 
 
