@@ -125,6 +125,39 @@ def tile_config(kind: str, run: int, og: int, dtype: torch.dtype) -> Config:
     return Config(64, min(256, o), min(64, c), 8 if o >= 128 else 4, 2)
 
 
+def _resident(dtype: torch.dtype) -> int:
+    """Programs of ``fwd``, and of ``bwd_weight``, on a multiprocessor of sm_90, by the ledger."""
+    return 2 if dtype == torch.float32 else 1
+
+
+def _fitted(config: Config, shape: _Shape, blocks: int, places: int) -> Config:
+    """Smaller tiles of pixels where the last wave of a small map would leave most places empty.
+
+    Args:
+        config: of tiles of 64 or 128 pixels, which Hopper's matrix instructions want.
+        shape: of the call.
+        blocks: programs that share a tile of pixels.
+        places: programs that run at the same time.
+    """
+    def time(c: Config) -> int:
+        return -(-shape.tiles(c) * blocks // places) * c.block_p
+
+    small = min((config._replace(block_p=n) for n in (64, 32) if n < config.block_p), key=time,
+                default=config)
+    return small if time(small) < 0.9 * time(config) else config
+
+
+def _splits(tiles: int, blocks: int, places: int) -> int:
+    """Into how many parts the weight's gradient divides the tiles: those that fill whole waves.
+
+    Two waves at most, or three parts: each is a partial sum as large as the weight.
+    """
+    def time(n: int) -> int:
+        return -(-blocks * n // places) * -(-tiles // n)
+
+    return min(range(1, max(1, min(tiles, max(2 * places // blocks, 3))) + 1), key=time)
+
+
 class _Shape(NamedTuple):
     """Sizes of one call, as the kernels see them."""
 
@@ -237,6 +270,7 @@ def _forward(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bia
     else:
         config = tile_config("fwd", shape.run, shape.O // shape.groups, x.dtype)
         tiles = shape.groups * -(-shape.O // shape.groups // config.block_o)
+        config = _fitted(config, shape, tiles, num_sms(x.device) * _resident(x.dtype))
         options |= {"PACK": shape.pack, "PRECISION": dot_precision(x.dtype),
                     "BLOCK_O": config.block_o}
         run = kernel.deform_conv2d_fwd_kernel
@@ -314,7 +348,7 @@ def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weig
             config = tile_config("bwd_weight", shape.run, shape.O // shape.groups, dtype)
             blocks = (shape.taps * (shape.C // shape.run) * -(-shape.run // config.block_c)
                       * -(-shape.O // shape.groups // config.block_o))
-            splits = max(1, min(shape.tiles(config), -(-2 * num_sms(device) // blocks)))
+            splits = _splits(shape.tiles(config), blocks, num_sms(device) * _resident(dtype))
             partial = partial_sums((splits, *packed.shape), device)
             run("bwd_weight", blocks * splits, config, grad, partial, extra=(splits,),
                 PRECISION=dot_precision(dtype), BLOCK_O=config.block_o)

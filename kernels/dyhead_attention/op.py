@@ -56,7 +56,7 @@ def _empty_outs(maps: Tensor, sizes: list[int], dtype: torch.dtype, last: bool) 
     pyramid = _pyramid(sizes)
     outs = [torch.empty((pyramid.images, maps.shape[1], *size), dtype=dtype, device=maps.device,
                         memory_format=order) for size in pyramid.sizes]
-    return outs + [maps.new_empty(0, dtype=dtype)] * (MAX_LEVELS - len(outs))
+    return outs + [maps.new_empty(0, dtype=dtype) for _ in range(MAX_LEVELS - len(outs))]
 
 
 def _tables(maps: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
