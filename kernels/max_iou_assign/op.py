@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..dispatch import Reason, use_triton
 from ..launch import launch
-from .reference import Rule, max_iou_assign_chunked
+from .cpu import max_iou_assign_chunked
+from .reference import Rule
 
 __all__ = ["can_run_max_iou_assign", "max_iou_assign"]
 
