@@ -25,7 +25,7 @@ def _planes(boxes: Tensor) -> Tensor:
 
 
 def _overlaps(gts: Tensor, boxes: Tensor, room: Tensor, floor: Tensor) -> Tensor:
-    """``bbox_overlaps`` of planes ``[5, G]`` and ``[5, N]``, by the same operations, in ``room``."""
+    """``bbox_overlaps`` of planes ``[5, G]`` and ``[5, N]``, by the same operations."""
     g, n = gts.shape[1], boxes.shape[1]
     w, h, edge = (one[:g * n].view(g, n) for one in room)
     gts = gts[..., None]
@@ -64,16 +64,15 @@ def _assign(boxes: Tensor, gts: Tensor, rule: Rule, ignore: Tensor | None, valid
     room = boxes.new_empty(3, g * min(each, n))
     floor = boxes.new_full((1,), 1e-6)
     columns, rows = _planes(boxes), _planes(gts)
-    out: list[Tensor | None] = [None] * len(spans)
+    out: list[Tensor] = []
     if valid is not None or (ignore is not None and len(ignore) and rule.ignore_iof_thr > 0):
-        for i, span in enumerate(spans):
-            out[i] = ignored(boxes[span], ignore, rule)
-            if valid is not None:
-                out[i] |= ~valid[span]
+        for span in spans:
+            mask = ignored(boxes[span], ignore, rule)
+            out.append(mask if valid is None else mask | ~valid[span])
 
     def overlaps_of(i: int, of: Tensor) -> Tensor:
         overlaps = _overlaps(of, columns[:, spans[i]], room, floor)
-        return overlaps if out[i] is None else overlaps.masked_fill_(out[i], -1)
+        return overlaps.masked_fill_(out[i], -1) if out else overlaps
 
     best = boxes.new_empty(len(spans), g)
     for i, span in enumerate(spans):

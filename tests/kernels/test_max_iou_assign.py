@@ -101,10 +101,11 @@ def test_many_gts_take_no_matrix():
             allocated.append(out.numel() if isinstance(out, torch.Tensor) else 0)
             return out
 
+    rule = Rule(0.5, 0, 0.4, 0, True, True, -1, True)
     with Watch():
-        got = cpu.max_iou_assign_chunked(candidates, gts[0], Rule(0.5, 0, 0.4, 0, True, True, -1, True))
+        got = cpu.max_iou_assign_chunked(candidates, gts[0], rule)
     assert max(allocated) <= 3 * 2048 * cpu.LEAST < 2100 * 2048 / 2
-    want = max_iou_assign_reference(candidates, gts[0], Rule(0.5, 0, 0.4, 0, True, True, -1, True))
+    want = max_iou_assign_reference(candidates, gts[0], rule)
     assert torch.equal(got[0], want[0])
     assert torch.equal(got[1], want[1])
 
