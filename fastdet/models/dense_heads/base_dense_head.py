@@ -187,10 +187,10 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         each = [(b[v], s[v], c[v]) for b, s, c, v in zip(*found)]
         if not with_nms:
             return [*each]
-        return [self._suppressed(boxes, scores, labels, cfg) for boxes, scores, labels in each]
+        return [self.suppressed(boxes, scores, labels, cfg) for boxes, scores, labels in each]
 
     @staticmethod
-    def _suppressed(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Any) -> tuple[Tensor, ...]:
+    def suppressed(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Any) -> tuple[Tensor, ...]:
         """One image's candidates after any kind of suppression, cut to ``max_per_img``."""
         if boxes.numel() == 0:
             return torch.cat([boxes, scores[:, None]], dim=-1), labels
@@ -223,7 +223,7 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
                                       meta.get("flip_direction") or "horizontal")
             views.append((boxes, scores, labels))
         boxes, scores, labels = (torch.cat(part) for part in zip(*views))
-        found, labels = self._suppressed(boxes, scores, labels, self.test_cfg)
+        found, labels = self.suppressed(boxes, scores, labels, self.test_cfg)
         if not rescale:
             factor = found.new_tensor(img_metas[0][0]["scale_factor"])
             found = torch.cat([found[:, :4] * factor, found[:, 4:]], dim=-1)
