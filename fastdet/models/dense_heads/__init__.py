@@ -18,7 +18,10 @@ from .fcos_head import FCOSHead
 from .fovea_head import FoveaHead
 from .free_anchor_retina_head import FreeAnchorRetinaHead
 from .fsaf_head import FSAFHead
+from .ga_retina_head import GARetinaHead
+from .ga_rpn_head import GARPNHead
 from .gfl_head import GFLHead
+from .guided_anchor_head import FeatureAdaption, GuidedAnchorHead
 from .lad_head import LADHead
 from .ld_head import LDHead
 from .mask2former_head import Mask2FormerHead
@@ -45,9 +48,10 @@ from .yolox_head import YOLOXHead
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "AutoAssignHead", "BaseDenseHead",
            "CascadeRPNHead", "CenterNetHead", "CentripetalHead", "CornerHead", "DDODHead",
            "DETRHead", "DecoupledSOLOHead", "DecoupledSOLOLightHead", "DeformableDETRHead",
-           "EmbeddingRPNHead", "FCOSHead", "FSAFHead", "FoveaHead", "FreeAnchorRetinaHead",
-           "GFLHead", "LADHead", "LDHead", "Mask2FormerHead", "MaskFormerHead", "NASFCOSHead",
-           "PAAHead", "PISARetinaHead", "PISASSDHead", "RPNHead", "RepPointsHead", "RetinaHead",
+           "EmbeddingRPNHead", "FCOSHead", "FSAFHead", "FeatureAdaption", "FoveaHead",
+           "FreeAnchorRetinaHead", "GARPNHead", "GARetinaHead", "GFLHead", "GuidedAnchorHead",
+           "LADHead", "LDHead", "Mask2FormerHead", "MaskFormerHead", "NASFCOSHead", "PAAHead",
+           "PISARetinaHead", "PISASSDHead", "RPNHead", "RepPointsHead", "RetinaHead",
            "RetinaSepBNHead", "SABLRetinaHead", "SOLOHead", "SOLOV2Head", "SSDHead",
            "StageCascadeRPNHead", "TOODHead", "VFNetHead", "YOLACTHead", "YOLACTProtonet",
            "YOLACTSegmHead", "YOLOFHead", "YOLOV3Head", "YOLOXHead"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdet.core.bbox.transforms import bbox_mapping_back
+from fastdet.core.post_processing.merge_augs import merge_aug_proposals
 from fastdet.ops import batched_nms
 from fastdet.runner import BaseModule
 
@@ -228,3 +229,15 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
             factor = found.new_tensor(img_metas[0][0]["scale_factor"])
             found = torch.cat([found[:, :4] * factor, found[:, 4:]], dim=-1)
         return [(found, labels)]
+
+    # --- proposals, where the head makes them ----------------------------------------------
+    def simple_test_rpn(self, x: Sequence[Tensor], img_metas: list[Meta]) -> list[Tensor]:
+        """Proposals and scores ``[n, 5]`` of each image."""
+        found: Any = self.get_bboxes(*self(x), img_metas=img_metas)
+        return found
+
+    def aug_test_rpn(self, feats: list[Any], img_metas: list[list[Meta]]) -> list[Tensor]:
+        """As :meth:`simple_test_rpn`, of images from several views of each, merged."""
+        views = [self.simple_test_rpn(x, metas) for x, metas in zip(feats, img_metas)]
+        return [merge_aug_proposals([view[i] for view in views], [m[i] for m in img_metas],
+                                    self.test_cfg) for i in range(len(img_metas[0]))]
