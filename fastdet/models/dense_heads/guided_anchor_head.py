@@ -200,7 +200,7 @@ class GuidedAnchorHead(AnchorHead):
             for maps in (targets, weights)]
         return of_levels[0], of_levels[1], found.numel() / 200
 
-    def ga_shape_targets(self, levels: Sequence[Tensor], inside: Tensor, approxs: Tensor,
+    def shape_targets(self, levels: Sequence[Tensor], inside: Tensor, approxs: Tensor,
                          gts: GroundTruth) -> tuple[Tensor, Tensor, Tensor]:
         """Which squares learn a shape, and from which gt (section 3.5).
 
@@ -266,7 +266,7 @@ class GuidedAnchorHead(AnchorHead):
         loss_loc = [self.loss_loc(pred.reshape(-1, 1), target.flatten().long(), weight.flatten(),
                                   avg_factor=of_cells)
                     for pred, target, weight in zip(loc_preds, where, weights)]
-        pos, wanted, of_shapes = self.ga_shape_targets(squares, valid, approxs, gts)
+        pos, wanted, of_shapes = self.shape_targets(squares, valid, approxs, gts)
         loss_shape, = multi_apply(
             self.loss_shape_single, shape_preds, squares, wanted.split(per_level, dim=1),
             pos.split(per_level, dim=1), anchor_total_num=of_shapes)
