@@ -89,6 +89,9 @@ class AnchorHead(BaseDenseHead):
         ValueError: there are no classes to predict.
     """
 
+    #: Whether the sampler of ``train_cfg`` chooses anchors; else all of them are trained.
+    may_sample = True
+
     def __init__(self, num_classes: int, in_channels: int, feat_channels: int = 256,
                  anchor_generator: dict[str, Any] = dict(
                      type="AnchorGenerator", scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0],
@@ -129,10 +132,9 @@ class AnchorHead(BaseDenseHead):
         self.num_base_priors = self.prior_generator.num_base_priors[0]
         self._init_layers()
 
-    @staticmethod
-    def _sampler_cfg(train_cfg: Any, loss_cls: dict[str, Any]) -> dict[str, Any]:
+    def _sampler_cfg(self, train_cfg: Any, loss_cls: dict[str, Any]) -> dict[str, Any]:
         pseudo = {"type": "PseudoSampler"}
-        cfg = train_cfg.get("sampler") or pseudo
+        cfg = (train_cfg.get("sampler") if self.may_sample else None) or pseudo
         if str(cfg["type"]).rpartition(".")[2] == "PseudoSampler":
             return pseudo
         if loss_cls["type"] in ("FocalLoss", "GHMC", "QualityFocalLoss"):

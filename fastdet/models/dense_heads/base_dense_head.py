@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastdet.cnn import ConvModule
 from fastdet.core.bbox.transforms import bbox_mapping_back
 from fastdet.core.post_processing.merge_augs import merge_aug_proposals
 from fastdet.ops import batched_nms
@@ -38,6 +39,15 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
     cls_out_channels: int
     num_classes: int
     use_sigmoid_cls: bool
+    in_channels: Any
+    feat_channels: int
+    stacked_convs: int
+    conv_cfg: Any
+    norm_cfg: Any
+    #: Whether convolutions of a tower have biases; ``'auto'`` where they have no norm.
+    conv_bias: bool | str = "auto"
+    cls_convs: Any
+    reg_convs: Any
     #: Numbers that the head predicts for a box.
     box_channels = 4
     #: Whether class scores are probabilities, not logits.
@@ -65,6 +75,27 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
     @abstractmethod
     def loss(self, **kwargs: Any) -> Any:
         """Losses of the head's outputs and the ground truth."""
+
+    # --- layers -----------------------------------------------------------------------------
+    def conv_at(self, i: int) -> Any:
+        """Config of the i-th convolution of a tower."""
+        return self.conv_cfg
+
+    def tower(self) -> nn.ModuleList:
+        """``stacked_convs`` convolutions of 3 x 3, each with norm and ReLU."""
+        return nn.ModuleList([
+            ConvModule(self.in_channels if i == 0 else self.feat_channels, self.feat_channels, 3,
+                       padding=1, conv_cfg=self.conv_at(i), norm_cfg=self.norm_cfg,
+                       bias=self.conv_bias) for i in range(self.stacked_convs)])
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the towers of the classes and of the boxes make of one level."""
+        classes = boxes = x
+        for conv in self.cls_convs:
+            classes = conv(classes)
+        for conv in self.reg_convs:
+            boxes = conv(boxes)
+        return classes, boxes
 
     # --- training ---------------------------------------------------------------------------
     def forward_train(self, x: Sequence[Tensor], img_metas: list[Meta], gt_bboxes: list[Tensor],

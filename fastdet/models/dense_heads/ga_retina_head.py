@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastdet.cnn import ConvModule
-
 from ..builder import HEADS
 from .guided_anchor_head import FeatureAdaption, GuidedAnchorHead
 
@@ -43,10 +41,7 @@ class GARetinaHead(GuidedAnchorHead):
     def _init_layers(self) -> None:
         width, priors = self.feat_channels, self.num_base_priors
         self.relu = nn.ReLU(inplace=True)
-        self.cls_convs, self.reg_convs = (nn.ModuleList([
-            ConvModule(self.in_channels if i == 0 else width, width, 3, padding=1,
-                       conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg)
-            for i in range(self.stacked_convs)]) for _ in range(2))
+        self.cls_convs, self.reg_convs = self.tower(), self.tower()
         self.conv_loc = nn.Conv2d(width, 1, 1)
         self.conv_shape = nn.Conv2d(width, priors * 2, 1)
         self.feature_adaption_cls, self.feature_adaption_reg = (
@@ -56,11 +51,7 @@ class GARetinaHead(GuidedAnchorHead):
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, ...]:
         """As :meth:`GuidedAnchorHead.forward_single`."""
-        classes = boxes = x
-        for conv in self.cls_convs:
-            classes = conv(classes)
-        for conv in self.reg_convs:
-            boxes = conv(boxes)
+        classes, boxes = self.features(x)
         loc, shape = self.conv_loc(classes), self.conv_shape(boxes)
         scores = self.retina_cls(self.feature_adaption_cls(classes, shape))
         deltas = self.retina_reg(self.feature_adaption_reg(boxes, shape))

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdet.cnn import ConvModule
 from fastdet.core.anchor import build_prior_generator
 from fastdet.core.bbox import GroundTruth, build_assigner, build_bbox_coder
 from fastdet.core.utils import multi_apply
@@ -102,17 +101,13 @@ class SABLRetinaHead(BaseDenseHead):
         if train_cfg:
             self.assigner: Any = build_assigner(train_cfg["assigner"])
         self.fp16_enabled = False
-        self._init_layers(feat_channels)
+        self._init_layers()
 
-    def _init_layers(self, width: int) -> None:
+    def _init_layers(self) -> None:
         self.relu = nn.ReLU(inplace=True)
-        self.cls_convs, self.reg_convs = (
-            nn.ModuleList([ConvModule(
-                self.in_channels if i == 0 else width,  # type: ignore[arg-type]
-                width, 3, padding=1, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg)
-                for i in range(self.stacked_convs)]) for _ in range(2))
+        self.cls_convs, self.reg_convs = self.tower(), self.tower()
         self.retina_cls, self.retina_bbox_reg, self.retina_bbox_cls = (
-            nn.Conv2d(width, n, 3, padding=1)
+            nn.Conv2d(self.feat_channels, n, 3, padding=1)
             for n in (self.num_base_priors * self.cls_out_channels, self.side_num * 4,
                       self.side_num * 4))
 
@@ -124,11 +119,7 @@ class SABLRetinaHead(BaseDenseHead):
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """What :meth:`forward` makes of one level."""
-        classes = sides = x
-        for conv in self.cls_convs:
-            classes = conv(classes)
-        for conv in self.reg_convs:
-            sides = conv(sides)
+        classes, sides = self.features(x)
         return self.retina_cls(classes), (self.retina_bbox_cls(sides), self.retina_bbox_reg(sides))
 
     # --- losses -----------------------------------------------------------------------------
