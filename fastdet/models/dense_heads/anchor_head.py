@@ -19,7 +19,7 @@ from fastdet.core.bbox import (
 )
 from fastdet.core.bbox.samplers.random_mask import random_masks
 from fastdet.core.bbox.samplers.random_sampler import RandomSampler
-from fastdet.core.utils import multi_apply
+from fastdet.core.utils import multi_apply, reduce_mean
 
 from ..builder import HEADS, build_loss
 from ..losses.utils import at_least_float32
@@ -48,6 +48,14 @@ class AnchorTargets(NamedTuple):
     num_pos: Tensor
     num_neg: Tensor
     gt_inds: Tensor
+
+    def of_levels(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Labels, their weights, boxes and theirs, each of every level of anchors [..., n, 4]."""
+        return [part.split([level.shape[-2] for level in levels], dim=1) for part in self[:4]]
+
+    def positives(self) -> Tensor:
+        """How many positives the average process has, at least one: what losses divide by."""
+        return reduce_mean(at_least_float32(self.num_pos)).clamp(min=1.0)
 
 
 def trained_anchors(generator: Any, anchors: Tensor, featmap_sizes: Sequence[Sequence[int]],
@@ -253,9 +261,8 @@ class AnchorHead(BaseDenseHead):
                      levels: Sequence[Tensor], targets: AnchorTargets) -> dict[str, list[Tensor]]:
         """Losses of each level on anchors [n, 4] or [B, n, 4] of each; see :meth:`loss`."""
         total = targets.num_pos + targets.num_neg if self.sampling else targets.num_pos
-        parts = [part.split([level.shape[-2] for level in levels], dim=1) for part in targets[:4]]
         of_classes, of_boxes = multi_apply(self.loss_single, cls_scores, bbox_preds, levels,
-                                           *parts, num_total_samples=total)
+                                           *targets.of_levels(levels), num_total_samples=total)
         return {"loss_cls": of_classes, "loss_bbox": of_boxes}
 
     def loss_single(self, cls_score: Tensor, bbox_pred: Tensor, anchors: Tensor, labels: Tensor,

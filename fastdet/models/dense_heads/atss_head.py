@@ -15,7 +15,6 @@ from fastdet.core.bbox.transforms import bbox2distance
 from fastdet.core.utils import multi_apply, reduce_mean
 
 from ..builder import HEADS, build_loss
-from ..losses.utils import at_least_float32
 from .anchor_head import AnchorHead
 from .base_dense_head import Meta
 
@@ -113,12 +112,9 @@ class ATSSHead(AnchorHead):
         """
         levels, targets = self.batch_targets(cls_scores, gt_bboxes, gt_labels, img_metas,
                                              gt_bboxes_ignore)
-        sizes = [len(level) for level in levels]
-        total = reduce_mean(at_least_float32(targets.num_pos.to(cls_scores[0].dtype))).clamp(
-            min=1.0)
         of_class, of_box, of_centre, central = multi_apply(
             self.loss_single, levels, cls_scores, bbox_preds, centernesses,
-            *(part.split(sizes, dim=1) for part in targets[:3]), num_total_samples=total)
+            *targets.of_levels(levels)[:3], num_total_samples=targets.positives())
         factor = reduce_mean(torch.stack(central).sum()).clamp(min=1)
         return {"loss_cls": of_class, "loss_bbox": [loss / factor for loss in of_box],
                 "loss_centerness": of_centre}

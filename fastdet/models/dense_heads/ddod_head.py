@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from fastdet.cnn import Scale, bias_init_with_prob, normal_init
 from fastdet.core.bbox import GroundTruth, build_assigner
 from fastdet.core.bbox.iou_calculators import bbox_overlaps
-from fastdet.core.utils import multi_apply, reduce_mean
+from fastdet.core.utils import multi_apply
 
 from ..builder import HEADS, build_loss
-from ..losses.utils import at_least_float32
 from .anchor_head import AnchorHead, AnchorTargets
 from .base_dense_head import Meta
 
@@ -131,19 +130,13 @@ class DDODHead(AnchorHead):
                                                         boxes)[0], gts, anchors)
                 for assigner in (self.cls_assigner, self.reg_assigner))
 
-        def each(part: Tensor) -> tuple[Tensor, ...]:
-            return part.split(per_level, dim=1)
-
-        def total(targets: AnchorTargets) -> Tensor:
-            return reduce_mean(at_least_float32(targets.num_pos.to(score.dtype))).clamp(min=1.0)
-
-        of_class = multi_apply(
-            self.loss_cls_single, cls_scores, each(for_cls.labels), each(for_cls.label_weights),
-            self.reweight(each(for_cls.labels)), num_total_samples=total(for_cls))[0]
+        labels, weights, *_ = for_cls.of_levels(levels)
+        of_class = multi_apply(self.loss_cls_single, cls_scores, labels, weights,
+                               self.reweight(labels), num_total_samples=for_cls.positives())[0]
+        labels, _, learnt, _ = for_reg.of_levels(levels)
         of_box, of_iou = multi_apply(
-            self.loss_reg_single, levels, bbox_preds, iou_preds, each(for_reg.labels),
-            each(for_reg.boxes), self.reweight(each(for_reg.labels)),
-            num_total_samples=total(for_reg))
+            self.loss_reg_single, levels, bbox_preds, iou_preds, labels, learnt,
+            self.reweight(labels), num_total_samples=for_reg.positives())
         return {"loss_cls": of_class, "loss_bbox": of_box, "loss_iou": of_iou}
 
     def _targets_of(self, gt_inds: Tensor, gts: GroundTruth, anchors: Tensor) -> AnchorTargets:
