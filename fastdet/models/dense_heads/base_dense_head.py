@@ -27,7 +27,8 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
     """The base of dense heads.
 
     A subclass has ``prior_generator``, ``bbox_coder``, ``cls_out_channels`` and
-    ``use_sigmoid_cls``, or overrides :meth:`candidates`.
+    ``use_sigmoid_cls``, or overrides :meth:`candidates`. One with towers names ``in_channels``,
+    ``feat_channels``, ``stacked_convs``, ``conv_cfg`` and ``norm_cfg``.
 
     Args:
         init_cfg: how weights are initialised.
