@@ -36,7 +36,6 @@ def guided(kind, test_cfg, **kwargs):
 @pytest.mark.parametrize(("cfg", "message"), [
     (dict(type="CornerHead", init_cfg=dict(type="Normal")), "init_cfg must be None"),
     (dict(type="CentripetalHead", guiding_shift_channels=3), "two channels, x and y"),
-    (dict(type="GuidedAnchorHead", loss_loc=dict(type="MSELoss")), "must be a FocalLoss, got MSE"),
     (dict(type="GARetinaHead", square_anchor_generator=dict(
         type="AnchorGenerator", ratios=[1.0], scales=[8], strides=[4, 8])), "the same strides")])
 def test_a_head_says_what_is_wrong(cfg, message):

@@ -76,8 +76,7 @@ class GuidedAnchorHead(AnchorHead):
         init_cfg: how weights are initialised.
 
     Raises:
-        ValueError: the two anchor generators have different strides, or the loss of the locations
-            is no FocalLoss.
+        ValueError: the two anchor generators have different strides.
     """
 
     def __init__(self, num_classes: int, in_channels: int, feat_channels: int = 256,
@@ -101,9 +100,6 @@ class GuidedAnchorHead(AnchorHead):
                      type="Normal", layer="Conv2d", std=0.01,
                      override=dict(type="Normal", name="conv_loc", std=0.01, bias_prob=0.01))
                  ) -> None:
-        if loss_loc["type"] != "FocalLoss":
-            raise ValueError(f"{type(self).__name__}: loss_loc must be a FocalLoss, got "
-                             f"{loss_loc['type']}")
         self.deform_groups = deform_groups
         self.loc_filter_thr = loc_filter_thr
         super().__init__(num_classes, in_channels, feat_channels, square_anchor_generator,
