@@ -7,13 +7,14 @@ on a machine without a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from .bound import bound_launch
 from .dispatch import interpreting
 from .interpreter import mend
 
@@ -112,6 +113,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, device: torch.device,
         return
     if interpreting():
         mend()
-    guard: Callable[..., Any] = torch.cuda.device if device.type == "cuda" else nullcontext
-    with guard(device):
-        kernel[grid](*args, **options)
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            bound_launch(kernel, grid, args, options)
+    else:
+        bound_launch(kernel, grid, args, options)
