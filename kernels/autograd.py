@@ -14,7 +14,7 @@ from .dispatch import tracing
 __all__ = ["Operator", "operator"]
 
 #: Classes without a ``__torch_dispatch__`` of their own; others go through the dispatcher.
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 
 
 class Operator:
@@ -33,6 +33,8 @@ class Operator:
 
     def __init__(self, name: str, schema: str, body: Callable[..., Any]) -> None:
         self._name, self._body, self._schema = name, body, schema
+        types = schema.partition(") ->")[0].split(",")
+        self._tensors = tuple(i for i, kind in enumerate(types) if "Tensor" in kind)
         self.traced = torch.library.custom_op(f"fastdet::{name}", body, mutates_args=(),
                                                schema=schema)
         self._function: type[Function] | None = None
@@ -54,23 +56,28 @@ class Operator:
         if tracing():
             return self.traced(*args)
         grad = lists = False
-        for arg in args:
-            if isinstance(arg, Tensor):
-                if type(arg) not in _PLAIN:
-                    return self.traced(*args)
-                grad |= arg.requires_grad
-            elif isinstance(arg, (list, tuple)) and arg and isinstance(arg[0], Tensor):
+        for i in self._tensors:
+            arg = args[i]
+            if arg is None:
+                continue
+            if type(arg) in _PLAIN:
+                grad = grad or arg.requires_grad
+            elif isinstance(arg, (list, tuple)):
                 lists = True
-                if any(type(t) not in _PLAIN for t in arg):
-                    return self.traced(*args)
-                grad = grad or any(t.requires_grad for t in arg)
+                for one in arg:
+                    if type(one) not in _PLAIN:
+                        return self.traced(*args)
+                    grad = grad or one.requires_grad
+            else:
+                return self.traced(*args)
         if not (grad and torch.is_grad_enabled()):
             return self._body(*args)
         if self._function is None:
             return self.traced(*args)  # which says that there is no gradient
         if not lists:
             return self._function.apply(None, *args)
-        sizes = [_size(arg) for arg in args]
+        sizes = [len(arg) if i in self._tensors and isinstance(arg, (list, tuple)) else _ALONE
+                 for i, arg in enumerate(args)]
         return self._function.apply(sizes, *_flat(args, sizes))
 
 
@@ -79,15 +86,10 @@ _Sizes = list[int]
 _ALONE = -1
 
 
-def _size(arg: Any) -> int:
-    many = isinstance(arg, (list, tuple)) and (not arg or isinstance(arg[0], Tensor))
-    return len(arg) if many else _ALONE
-
-
 def _flat(args: Iterable[Any], sizes: _Sizes) -> list[Any]:
     """The tensors of lists one by one: :class:`torch.autograd.Function` sees no others."""
     return [value for arg, size in zip(args, sizes, strict=True)
-            for value in ((arg,) if size == _ALONE else arg if size else ())]
+            for value in ((arg,) if size == _ALONE else arg)]
 
 
 def _nest(flat: Iterable[Any], sizes: _Sizes) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, use_triton
 from ..launch import capability, dot_precision, launch
@@ -69,7 +70,10 @@ def _tiles(size: int, config: _Config) -> int:
     return max(1, -(-size // config.block_s))
 
 
-@torch.library.custom_op("fastdet::dynamic_conv", mutates_args=())
+@operator(
+    "dynamic_conv",
+    "(Tensor x, Tensor params, Tensor w_in, Tensor b_in, Tensor w_out, Tensor b_out, float eps_in, "
+    "float eps_out, ScalarType out_dtype) -> (Tensor, Tensor)")
 def _forward(x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor,
              eps_in: float, eps_out: float, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     from .kernel import dynamic_conv_fwd_kernel
@@ -95,7 +99,11 @@ def _(x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_ou
             x.new_empty(n, size, 2, dtype=torch.float32))
 
 
-@torch.library.custom_op("fastdet::dynamic_conv_backward", mutates_args=())
+@operator(
+    "dynamic_conv_backward",
+    "(Tensor grad, Tensor x, Tensor params, Tensor w_in, Tensor b_in, Tensor w_out, Tensor b_out, "
+    "Tensor stats, float eps_in, bool needs_x, bool needs_params, bool needs_norm) "
+    "-> (Tensor, Tensor, Tensor)")
 def _backward(grad: Tensor, x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor,
               b_out: Tensor, stats: Tensor, eps_in: float, needs_x: bool, needs_params: bool,
               needs_norm: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2, partial_sums
 from ..dispatch import Reason, tracing, use_triton
 from ..launch import launch
@@ -64,7 +65,8 @@ def _launch(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight:
 
 
 # ------------------------------------------------------------------ one loss per element
-@torch.library.custom_op("fastdet::focal_losses", mutates_args=())
+@operator("focal_losses", "(str kind, Tensor x, Tensor target, Tensor? values, Tensor? weight, "
+          "float first, float second) -> Tensor")
 def _each(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
           first: float, second: float) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -72,7 +74,8 @@ def _each(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: T
     return out
 
 
-@torch.library.custom_op("fastdet::focal_losses_backward", mutates_args=())
+@operator("focal_losses_backward", "(str kind, Tensor grad, Tensor x, Tensor target, "
+          "Tensor? values, Tensor? weight, float first, float second) -> Tensor")
 def _each_backward(kind: str, grad: Tensor, x: Tensor, target: Tensor, values: Tensor | None,
                    weight: Tensor | None, first: float, second: float) -> Tensor:
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -113,7 +116,11 @@ def _slope_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-@torch.library.custom_op("fastdet::focal_losses_sum", mutates_args=())
+_SUM = ("(str kind, Tensor x, Tensor target, Tensor? values, Tensor? weight, float first, "
+        "float second, bool with_slope) -> (Tensor, Tensor)")
+
+
+@operator("focal_losses_sum", _SUM)
 def _sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
          first: float, second: float, with_slope: bool) -> tuple[Tensor, Tensor]:
     """The sum, and its derivative in x (empty if not wanted)."""
@@ -124,7 +131,7 @@ def _sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Te
     return sums.sum().to(x.dtype), slope
 
 
-@torch.library.custom_op("fastdet::focal_losses_sum_torch", mutates_args=())
+@operator("focal_losses_sum_torch", _SUM)
 def _sum_torch(kind: str, x: Tensor, target: Tensor, values: Tensor | None,
                weight: Tensor | None, first: float, second: float, with_slope: bool
                ) -> tuple[Tensor, Tensor]:
@@ -176,7 +183,8 @@ def _launch_softmax(x: Tensor, labels: Tensor, weight: Tensor | None, grad: Tens
            BLOCK_N=rows, BLOCK_C=wide, num_warps=8)
 
 
-@torch.library.custom_op("fastdet::softmax_focal_loss", mutates_args=())
+@operator("softmax_focal_loss",
+          "(Tensor x, Tensor labels, Tensor? weight, float gamma, float alpha) -> Tensor")
 def _softmax(x: Tensor, labels: Tensor, weight: Tensor | None, gamma: float, alpha: float
              ) -> Tensor:
     out = torch.empty(x.shape[0], dtype=x.dtype, device=x.device)
@@ -184,7 +192,8 @@ def _softmax(x: Tensor, labels: Tensor, weight: Tensor | None, gamma: float, alp
     return out
 
 
-@torch.library.custom_op("fastdet::softmax_focal_loss_backward", mutates_args=())
+@operator("softmax_focal_loss_backward", "(Tensor grad, Tensor x, Tensor labels, Tensor? weight, "
+          "float gamma, float alpha) -> Tensor")
 def _softmax_backward(grad: Tensor, x: Tensor, labels: Tensor, weight: Tensor | None,
                       gamma: float, alpha: float) -> Tensor:
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
