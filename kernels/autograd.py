@@ -37,7 +37,7 @@ class Operator:
         self._tensors = tuple(i for i, kind in enumerate(types) if "Tensor" in kind)
         self.traced = torch.library.custom_op(f"fastdet::{name}", body, mutates_args=(),
                                                schema=schema)
-        self._function: type[Function] | None = None
+        self._apply: Callable[..., Any] | None = None
         self.register_fake = self.traced.register_fake
 
     def register_autograd(self, backward: Callable[..., Any], *,
@@ -50,7 +50,9 @@ class Operator:
         """
         self.traced.register_autograd(backward, setup_context=setup_context)
         if "[]" not in self._schema.rpartition("->")[2]:
-            self._function = _function(self._name, self._body, backward, setup_context)
+            function = _function(self._name, self._body, backward, setup_context)
+            # Function.apply looks for transforms of torch.func first, which tracing() did.
+            self._apply = super(Function, function).apply  # type: ignore[misc]
 
     def __call__(self, *args: Any) -> Any:
         if tracing():
@@ -72,13 +74,13 @@ class Operator:
                 return self.traced(*args)
         if not (grad and torch.is_grad_enabled()):
             return self._body(*args)
-        if self._function is None:
+        if self._apply is None:
             return self.traced(*args)  # which says that there is no gradient
         if not lists:
-            return self._function.apply(None, *args)
+            return self._apply(None, *args)
         sizes = [len(arg) if i in self._tensors and isinstance(arg, (list, tuple)) else _ALONE
                  for i, arg in enumerate(args)]
-        return self._function.apply(sizes, *_flat(args, sizes))
+        return self._apply(sizes, *_flat(args, sizes))
 
 
 #: How many tensors each argument is a list of, or :data:`_ALONE` where it is none.

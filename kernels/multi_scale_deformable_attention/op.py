@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +46,7 @@ class _Config(NamedTuple):
     num_warps: int
 
 
+@cache
 def _config(kind: str, d: int, dtype: torch.dtype) -> _Config:
     """Queries and channels of a program: ``fwd`` or ``bwd``.
 
@@ -151,6 +153,30 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
+#: The tables of :func:`_table`, which nobody else sees, and how many are kept.
+_tables: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+_MOST_TABLES = 64
+
+
+def _table(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """``level_table`` of sizes that the host knows, made once on each stream.
+
+    What a graph replays or a trace records has to be made in it, and what is made in inference mode
+    cannot be saved for a backward pass.
+    """
+    on_gpu = device.type == "cuda"
+    if tracing() or torch.is_inference_mode_enabled() or (
+            on_gpu and torch.cuda.is_current_stream_capturing()):
+        return level_table(sizes, device)
+    key = (tuple(map(tuple, sizes)), device, torch.cuda.current_stream(device) if on_gpu else None)
+    found = _tables.get(key)
+    if found is None:
+        if len(_tables) >= _MOST_TABLES:
+            _tables.clear()
+        found = _tables[key] = level_table(sizes, device)
+    return found
+
+
 def _levels(spatial_shapes: Tensor | Sequence[tuple[int, int]],
             level_start_index: Tensor | Sequence[int] | None, value: Tensor, L: int
             ) -> tuple[Tensor, Tensor]:
@@ -161,11 +187,12 @@ def _levels(spatial_shapes: Tensor | Sequence[tuple[int, int]],
         if len(spatial_shapes) != L:
             raise ValueError(f"{NAME}: spatial_shapes must hold {L} levels, as sampling_locations "
                              f"does, got {spatial_shapes}")
-        sizes, starts = level_table(spatial_shapes, device)
+        sizes, starts = _table(spatial_shapes, device)
     else:
         sizes = spatial_shapes.to(device)
-        starts = sizes[..., 0] * sizes[..., 1]
-        starts = starts.cumsum(0) - starts
+        if level_start_index is None:
+            starts = sizes[..., 0] * sizes[..., 1]
+            starts = starts.cumsum(0) - starts
     if level_start_index is not None:
         starts = torch.as_tensor(level_start_index, device=device)
     for name, table, want in (("spatial_shapes", sizes, (L, 2)),
