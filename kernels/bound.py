@@ -21,7 +21,7 @@ from functools import cache
 from itertools import repeat
 from typing import Any
 
-__all__ = ["bound_launch"]
+__all__ = ["Forms", "bound_launch"]
 
 #: All that ``JITFunction.run`` reads and calls, 3.6 to 3.9. A version that looks at anything else
 #: may choose a kernel by it, and is left alone.
@@ -131,13 +131,15 @@ class _Bound:
             self.compiled[key] = compiled
 
 
-#: By kernel, device, and names and values of the constants and options. A kernel's number stays
-#: its own: the entry keeps the kernel.
-_known: dict[tuple[Any, ...], _Bound] = {}
+#: A kernel with its constants and options by device.
+Forms = dict[int, _Bound]
+#: By kernel, and names and values of the constants and options. A kernel's number stays its own:
+#: the forms keep the kernel.
+_known: dict[tuple[Any, ...], Forms] = {}
 
 
 def bound_launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...],
-                 options: dict[str, Any]) -> None:
+                 options: dict[str, Any], forms: Forms | None = None) -> None:
     """``kernel[grid](*args, **options)`` on the current device.
 
     Args:
@@ -145,19 +147,20 @@ def bound_launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...],
         grid: programs along each axis.
         args: the kernel's run-time arguments in order.
         options: ``constexpr`` arguments and launch options by name.
+        forms: what is remembered of this kernel with these options, where the caller keeps it.
     """
     triton = _triton()
     if triton is None or type(kernel) is not triton.jit or triton.jit.run is not triton.run or \
             kernel.pre_run_hooks or kernel.debug or triton.watched():
         kernel[grid](*args, **options)
         return
+    if forms is None:
+        forms = _known.setdefault((id(kernel), *options, *options.values()), {})
     driver = triton.driver.active
     device = driver.get_current_device()
-    caches = kernel.device_caches[device]
-    key = (id(kernel), device, *options, *options.values())
-    bound = _known.get(key)
+    caches, bound = kernel.device_caches[device], forms.get(device)
     if bound is None or bound.caches is not caches or bound.driver is not driver:
-        bound = _known[key] = _Bound(triton, kernel, caches, options)
+        bound = forms[device] = _Bound(triton, kernel, caches, options)
     if bound.usable and len(args) == bound.count:
         bound.launch(device, grid, args)
     else:

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from .bound import bound_launch
+from .bound import Forms, bound_launch
 from .dispatch import interpreting
 from .interpreter import mend
 
-__all__ = ["Launch", "capability", "dot_precision", "launch", "num_sms", "record_launches",
-           "recording"]
+__all__ = ["Launch", "Program", "capability", "dot_precision", "launch", "num_sms",
+           "record_launches", "recording"]
 
 
 @dataclass(frozen=True)
@@ -106,15 +106,37 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, device: torch.device,
             sums are fused unless ``enable_fp_fusion=False``: the default of Triton changes.
     """
     options.setdefault("enable_fp_fusion", True)
+    _start(kernel, grid, args, device, options)
+
+
+class Program:
+    """A kernel with its constants and options: what a plan of many calls keeps.
+
+    ``Program(kernel, BLOCK=64, num_warps=4)(grid, *args, device=device)`` is :func:`launch` with
+    less to do each time.
+    """
+
+    __slots__ = ("_forms", "kernel", "options")
+
+    def __init__(self, kernel: Any, **options: Any) -> None:
+        self.kernel, self.options = kernel, {"enable_fp_fusion": True, **options}
+        self._forms: Forms = {}
+
+    def __call__(self, grid: tuple[int, ...], *args: Any, device: torch.device) -> None:
+        _start(self.kernel, grid, args, device, self.options, self._forms)
+
+
+def _start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], device: torch.device,
+           options: dict[str, Any], forms: Forms | None = None) -> None:
     if 0 in grid:
         return
     if _recorder is not None:
-        _recorder.launches.append(Launch(kernel, grid, args, options))
+        _recorder.launches.append(Launch(kernel, grid, args, dict(options)))
         return
     if interpreting():
         mend()
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            bound_launch(kernel, grid, args, options)
+            bound_launch(kernel, grid, args, options, forms)
     else:
-        bound_launch(kernel, grid, args, options)
+        bound_launch(kernel, grid, args, options, forms)
