@@ -111,7 +111,7 @@ class Cost:
         return self.whole / (2 + self.launches) / self.unit
 
 
-def cost(entry: Entry, stub: Stub, rounds: int = 9, times: int = 60) -> Cost:
+def cost(entry: Entry, stub: Stub, rounds: int = 40, times: int = 20) -> Cost:
     """Measure one operator inside :func:`host`."""
     calls = [gelu(), call(entry, backward=False), call(entry, backward=entry.trains)]
     for fn in calls:

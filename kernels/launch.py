@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 
@@ -61,19 +62,31 @@ def recording() -> bool:
     return _recorder is not None
 
 
+class _GPU(NamedTuple):
+    capability: tuple[int, int]
+    multiprocessors: int
+
+
+@cache
+def _gpu(index: int) -> _GPU:
+    """What launch configs ask of a GPU; asking torch takes as long as a launch."""
+    properties = torch.cuda.get_device_properties(index)
+    return _GPU((properties.major, properties.minor), properties.multi_processor_count)
+
+
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability that launch configs are chosen for; ``(0, 0)`` off NVIDIA GPUs."""
     if _recorder is not None:
         return _recorder.capability
     if device.type == "cuda" and torch.version.hip is None:
-        return torch.cuda.get_device_capability(device)
+        return _gpu(device.index).capability
     return (0, 0)
 
 
 def num_sms(device: torch.device) -> int:
     """Multiprocessors that a persistent grid should fill (one under the interpreter)."""
     if _recorder is None and device.type == "cuda":
-        return torch.cuda.get_device_properties(device).multi_processor_count
+        return _gpu(device.index).multiprocessors
     return 1 if _recorder is None else 132
 
 
