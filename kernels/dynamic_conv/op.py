@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -166,13 +167,20 @@ def _autograd(ctx: Any, grad: Tensor, _stats: Tensor) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
     dx, dparams, dnorm = _backward(grad, *tensors, ctx.eps_in, needs_x, needs_params,
                                    any(needs_norm))
-    norms = tensors[2:6]
-    if len({t.dtype for t in norms}) == 1:  # one conversion for all four
-        dnorm = dnorm.to(norms[0].dtype)
-    parts = dnorm.split_with_sizes([t.numel() for t in norms])
     return (dx if needs_x else None, dparams if needs_params else None,
-            *(part.to(t.dtype) if needs else None
-              for part, t, needs in zip(parts, norms, needs_norm)), None, None, None)
+            *_of_norms(dnorm, tensors[2:6], needs_norm), None, None, None)
+
+
+def _of_norms(total: Tensor, norms: Sequence[Tensor], needs: Sequence[bool]) -> list[Any]:
+    """The gradients of the norms' parameters, which lie one behind the other."""
+    if not any(needs):
+        return [None] * 4
+    dtype = norms[0].dtype
+    if dtype == norms[1].dtype == norms[2].dtype == norms[3].dtype != total.dtype:
+        total = total.to(dtype)  # all at once
+    parts = total.split_with_sizes([t.numel() for t in norms])
+    return [None if not needed else part if part.dtype == t.dtype else part.to(t.dtype)
+            for part, t, needed in zip(parts, norms, needs)]
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
@@ -222,16 +230,17 @@ def dynamic_conv(x: Tensor, params: Tensor, norm_in_weight: Tensor, norm_in_bias
     if any(t.device != x.device for t in (params, *norms)):
         raise ValueError(f"{name}: x is on {x.device}, params on {params.device}, the norms on "
                          f"{', '.join(str(t.device) for t in norms)}")
-    kind = x.device.type
+    kind, dtype = x.device.type, params.dtype
     if torch.is_autocast_enabled(kind):
-        if params.dtype == torch.float32:
-            params = params.to(torch.get_autocast_dtype(kind))
-    elif x.dtype != params.dtype:
-        raise ValueError(f"{name}: x is {x.dtype}, params {params.dtype}; they may differ only "
+        if dtype == torch.float32:
+            dtype = torch.get_autocast_dtype(kind)
+            params = params.to(dtype)
+    elif x.dtype != dtype:
+        raise ValueError(f"{name}: x is {x.dtype}, params {dtype}; they may differ only "
                          "under autocast")
-    allowed = {params.dtype, torch.promote_types(params.dtype, torch.float32)}
-    if any(t.dtype not in allowed for t in norms) or not params.is_floating_point():
-        raise ValueError(f"{name}: params is {params.dtype}, the norms "
+    wide = torch.promote_types(dtype, torch.float32)
+    if not dtype.is_floating_point or any(t.dtype not in (dtype, wide) for t in norms):
+        raise ValueError(f"{name}: params is {dtype}, the norms "
                          f"{', '.join(str(t.dtype) for t in norms)}; expected the same "
                          "floating-point type, or float32 norms beside a half type")
     out_dtype = out_dtype or norm_out_weight.dtype
