@@ -175,7 +175,7 @@ def test_kernel_refuses_what_it_cannot(kernel_device):
 @pytest.mark.kernel
 def test_opcheck(kernel_device):
     inputs, _, _ = case(4, kernel_device)
-    torch.library.opcheck(op_module._assign, (
+    torch.library.opcheck(op_module._assign.traced, (
         inputs["boxes"], inputs["gts"], inputs["counts"], inputs["gt_labels"], inputs["ignore"],
         inputs["ignore_counts"], inputs["valid"], [0.5, 0.0, 0.4, 0.0, 0.5], True, True, True,
         True), test_utils=("test_schema", "test_faketensor"))
