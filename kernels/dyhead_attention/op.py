@@ -185,18 +185,18 @@ def _(*args: Any) -> tuple[Tensor, ...]:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     sizes, _, *rest = inputs[15:]
     ctx.save_for_backward(inputs[0], *inputs[3:15], *output[MAX_LEVELS:])
-    ctx.sizes, ctx.rest, ctx.dtype = sizes, rest[:-1], rest[-1]
+    ctx.levels, ctx.rest, ctx.dtype = sizes, rest[:-1], rest[-1]
     ctx.set_materialize_grads(False)
 
 
 def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     maps, *saved = ctx.saved_tensors
-    pyramid, C = _pyramid(ctx.sizes), maps.shape[1]
+    pyramid, C = _pyramid(ctx.levels), maps.shape[1]
     given: list[Tensor | None] = [
         maps.new_zeros((pyramid.images, C, *size), dtype=ctx.dtype) if g is None else g
         for g, size in zip(grads, pyramid.sizes)]
     given += [None] * (MAX_LEVELS - len(given))
-    dmaps, total, *of_relu = _backward(*given, maps, *saved, ctx.sizes, *ctx.rest)
+    dmaps, total, *of_relu = _backward(*given, maps, *saved, ctx.levels, *ctx.rest)
     parts: list[Tensor | None] = [
         g.to(t.dtype) for g, t in zip([*total[:7], total[7, :1], *of_relu], saved)]
     if len(pyramid.sizes) == 1:  # it has no use for the norms of low and high

@@ -174,6 +174,22 @@ def _map(of_finer, level, image, a, b, c, d, e, w0, w1, w2, w3, w4, L: tl.conste
     return pick(level, a, b, c, d, e, L) + image * (H * W * C), H, W
 
 
+@triton.jit
+def _store_moments(stats_ptr, value, real, part, total, count, offs, O: tl.constexpr):
+    """Store what a tile's norms want to know of some channels."""
+    mean = tl.sum(tl.where(real[:, None], value, 0.0), 0) / count
+    value = tl.where(real[:, None], value - mean[None, :], 0.0)
+    # The mean of rounded sums is off by their rounding: the sum of deviations mends it.
+    off = tl.sum(value, 0) / count
+    spread = tl.sum(value * value, 0) - off * off * count
+    after = tl.sum(tl.where(part[:, None] > 0, value * part[:, None], 0.0), 0) - off * total
+    mask = offs < O
+    tl.store(stats_ptr + offs, mean + off, mask=mask)
+    tl.store(stats_ptr + O + offs, tl.maximum(spread, 0.0, propagate_nan=tl.PropagateNan.ALL),
+             mask=mask)
+    tl.store(stats_ptr + 2 * O + offs, after, mask=mask)
+
+
 @triton.jit(do_not_specialize=["w0", "w1", "w2", "w3", "w4", "tiles", "pixels", "B"])
 def dyhead_convs_fwd_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, weight_ptr, maps_ptr, stats_ptr,
                             parts_ptr, w0, w1, w2, w3, w4, tiles, pixels, B, L: tl.constexpr,
@@ -186,6 +202,7 @@ def dyhead_convs_fwd_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, weight_ptr, 
     BLOCK_P pixels of BLOCK_O channels. weight [3 branches, 9 taps, C, O].
     """
     TILES_O: tl.constexpr = (O + BLOCK_O - 1) // BLOCK_O
+    BLOCK_S: tl.constexpr = 64 if BLOCK_O > 64 else BLOCK_O
     h, w = size_of(w0)
     every = 3 * tiles - 2 * tl.cdiv(h * w, BLOCK_P)
     pid = tl.program_id(0)
@@ -216,28 +233,28 @@ def dyhead_convs_fwd_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, weight_ptr, 
             weight = tl.load(weight_ptr + at, mask=mask_c[:, None] & mask_o[None, :], other=0.0)
             out = tl.dot(columns.to(weight.dtype), weight, out, input_precision=PRECISION)
 
-    rounded = out.to(maps_ptr.dtype.element_ty)
-    at = (B * row.to(tl.int64) + image * P + p)[:, None] * O + offs_o[None, :]
-    tl.store(maps_ptr + at, rounded, mask=real[:, None] & mask_o[None, :])
-    # A mean of rounded sums is off by their rounding: a second sum, of deviations, mends it.
-    count = tl.minimum(P - t * BLOCK_P, BLOCK_P)
-    value = tl.where(real[:, None], rounded.to(tl.float32), 0.0)
-    mean = tl.sum(value, 0) / count
-    value = tl.where(real[:, None], value - mean[None, :], 0.0)
-    off = tl.sum(value, 0) / count
-    spread = tl.sum(value * value, 0) - off * off * count
-    stats_ptr += (image * every + tile) * (3 * O) + offs_o
-    tl.store(stats_ptr, mean + off, mask=mask_o)
-    tl.store(stats_ptr + O, tl.maximum(spread, 0.0, propagate_nan=tl.PropagateNan.ALL),
-             mask=mask_o)
+    at = (B * row.to(tl.int64) + image * P + p)[:, None] * O
+    tl.store(maps_ptr + at + offs_o[None, :], out.to(maps_ptr.dtype.element_ty),
+             mask=real[:, None] & mask_o[None, :])
     part = tl.zeros([BLOCK_P], tl.float32)
     if branch == 2:
         part = tl.where(real, _parts(y, OH, finer_h) * _parts(x, OW, finer_w), 0.0)
     total = tl.sum(part)
-    after = tl.sum(tl.where(part[:, None] > 0, value * part[:, None], 0.0), 0) - off * total
-    tl.store(stats_ptr + 2 * O, after, mask=mask_o)
     if pid % TILES_O == 0:
         tl.store(parts_ptr + image * every + tile, total)
+    count = tl.minimum(P - t * BLOCK_P, BLOCK_P)
+    stats_ptr += (image * every + tile) * (3 * O)
+    if maps_ptr.dtype.element_ty == tl.float32:
+        _store_moments(stats_ptr, out, real, part, total, count, offs_o, O)
+    else:
+        # The rounded tile comes back from the first-level cache: along the accumulator's layout,
+        # the matrix instruction's, sums over pixels would take more registers than there are.
+        tl.debug_barrier()
+        for o in range(0, BLOCK_O, BLOCK_S):
+            offs_s = pid % TILES_O * BLOCK_O + o + tl.arange(0, BLOCK_S)
+            value = tl.load(maps_ptr + at + offs_s[None, :],
+                            mask=real[:, None] & (offs_s < O)[None, :], other=0.0).to(tl.float32)
+            _store_moments(stats_ptr, value, real, part, total, count, offs_s, O)
 
 
 @triton.jit(do_not_specialize=["w0", "w1", "w2", "w3", "w4", "tiles", "pixels", "B"])

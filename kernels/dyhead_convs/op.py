@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import dtype_reason
+from ..common import dtype_reason, next_power_of_2
 from ..deform_conv2d.op import Config, tile_config
 from ..dispatch import Reason, use_triton
 from ..fixed_point import fixed_point_scale
@@ -211,6 +211,8 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     for to, weight in zip(packed, weights):
         to.copy_(weight.view(o, c, TAPS).permute(2, 1, 0))
     config = tile_config("fwd", c, o, x[0].dtype)
+    if config.block_c == 16:  # in float32; the moments would make such a tile spill on sm_100
+        config = config._replace(block_c=min(32, next_power_of_2(c, 16)))
     programs = pyramid.images * pyramid.all_tiles(config.block_p) * -(-o // config.block_o)
     launch(dyhead_convs_fwd_kernel, (programs,), *padded(x), *padded(numbers), packed, maps, stats,
            parts, *pyramid.words, pyramid.tiles(config.block_p), pyramid.pixels, pyramid.images,
@@ -266,6 +268,7 @@ def _backward(dmaps: Tensor, *args: Any) -> tuple[Tensor, ...]:
 
     if needs_data and pyramid.images:
         config = tile_config("bwd_data", c, o, dtype)
+        config = config._replace(block_o=min(32, config.block_o))  # 64 spill on sm_100
         fixed = torch.are_deterministic_algorithms_enabled()
         scale = _fixed_point(dmaps, packed, pyramid) if fixed else dmaps
         dx = torch.zeros((pyramid.images * pyramid.pixels, c), device=device,
