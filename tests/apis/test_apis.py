@@ -18,9 +18,12 @@ from fastdet.apis import (  # noqa: E402
     show_result_pyplot,
 )
 from fastdet.apis.utils import (  # noqa: E402
+    AvoidCUDAOOM,
+    AvoidOOM,
     compat_cfg,
     find_latest_checkpoint,
     replace_cfg_vals,
+    split_batch,
     update_data_root,
 )
 from fastdet.cli import main  # noqa: E402
@@ -212,6 +215,35 @@ def test_old_forms_of_configs(monkeypatch):
     monkeypatch.setenv("MMDET_DATASETS", "/mnt/")
     update_data_root(cfg, logger="silent")
     assert cfg.data.train.ann_file == "/mnt/a.json"
+
+
+def test_batches_of_two_kinds():
+    groups = split_batch(torch.arange(3), [dict(tag="a"), dict(tag="b"), dict(tag="a")],
+                         dict(gt_labels=["x", "y", "z"]))
+    assert list(groups) == ["a", "b"]
+    assert groups["a"]["img"].tolist() == [0, 2]
+    assert groups["a"]["gt_labels"] == ["x", "z"]
+    assert groups["b"]["img_metas"] == [dict(tag="b")]
+
+
+def test_a_function_out_of_memory_runs_with_less():
+    tries = []
+
+    def hungry(x):
+        tries.append(x.dtype)
+        if len(tries) < 3:
+            raise torch.OutOfMemoryError
+        return {"double": 2 * x}
+
+    out = AvoidCUDAOOM.retry_if_cuda_oom(hungry)(torch.ones(2))["double"]
+    assert tries == [torch.float32, torch.float32, torch.float16]
+    assert out.dtype == torch.float32
+    assert out.tolist() == [2, 2]
+    tries.clear()
+    AvoidOOM(test=True).retry_if_cuda_oom(lambda x: tries.append(x.dtype))(torch.ones(1))
+    assert tries == [torch.float16, torch.float32]
+    with pytest.raises(ValueError, match="no tensor among its arguments"):
+        AvoidOOM(test=True).retry_if_cuda_oom(len)([1])
 
 
 def test_pictures_and_palettes():
