@@ -58,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     cfg = read_config(args.config, args.cfg_options)
     distributed = start(args, cfg)
     from fastdet.apis import get_root_logger, init_random_seed, set_random_seed, train_detector
-    from fastdet.apis.fsdp import check_fsdp
     from fastdet.apis.utils import collect_env
     from fastdet.mmcv.runner import get_dist_info
     from fastdet.version import __version__
@@ -79,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         if not distributed:
             raise CliError("--fsdp shards weights over several processes; start them by "
                            "torchrun --nproc_per_node=N -m fastdet train ...")
+        from fastdet.apis.fsdp import check_fsdp
+
         try:
             check_fsdp(cfg)
         except ValueError as e:
