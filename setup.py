@@ -62,7 +62,8 @@ setup(
     package_data={"fastdet": ["py.typed"], "fastdet.compat": ["*.json"],
                   "fastdet.runner": ["*.json"],
                   "fastdet.core.evaluation": ["*.json"],
-                  "fastdet.kernels": ["*/README.md"]},
+                  "fastdet.kernels": ["*/README.md"],
+                  "fastdet.benchmarks": ["ledger/*.json"]},
     install_requires=[
         "torch>=2.7",
         "numpy>=1.24",
