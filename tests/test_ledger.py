@@ -207,7 +207,8 @@ def test_another_ledger_is_a_column_and_what_is_worse_is_said(tmp_path, capsys):
     ({"spills": 3}, "spills 0 -> 3"), ({"f64": 1}, "float64 instructions 0 -> 1"),
     ({"tensor_core": {"HMMA": 4}}, "matrix instructions HGMMA -> HMMA"),
     ({"tensor_core": {}}, "matrix instructions HGMMA -> none"),
-    ({"registers": 46}, "registers 40 -> 46"), ({"registers": 44}, "resident programs 12 -> 10 (registers)"),
+    ({"registers": 46}, "registers 40 -> 46"),
+    ({"registers": 44}, "resident programs 12 -> 10 (registers)"),
     ({"shared": 100 * 1024}, "resident programs 12 -> 2 (shared memory)"),
     ({"shared": 228 * 1024}, "needs 233472 bytes of shared memory"),
     ({"memory": {"LDG.64": 4}}, "widest access 128 -> 64 bits"), ({"code": "1"}, None)])
