@@ -73,7 +73,9 @@ def _table(lines: Sequence[Sequence[str]]) -> str:
 
 def _rows(ledgers: Sequence[Entries], target: str) -> tuple[list[list[str]], list[list[str]], int]:
     """Lines of the table, what got worse by column, and how many differ in their code alone."""
-    first, lines, lost, code = ledgers[0], [], [[] for _ in ledgers], 0
+    first, code = ledgers[0], 0
+    lines: list[list[str]] = []
+    lost: list[list[str]] = [[] for _ in ledgers]
     for key in dict.fromkeys(key for entries in ledgers for key in sorted(entries)):
         cells = [cell(entries[key], target) if key in entries else "-" for entries in ledgers]
         if len(set(cells)) > 1:

@@ -114,7 +114,8 @@ class Suite:
 
     def marked(self, row: Row) -> Row:
         """A row with what it was measured on."""
-        return replace(row, **{name: self.where[name] for name in ("torch", "triton", "device")})
+        return replace(row, torch=self.where["torch"], triton=self.where["triton"],
+                       device=self.where["device"])
 
     def passes(self, entry: Entry) -> Sequence[str]:
         """The passes of the plan that an entry has."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..entry import Entry, Inputs, Provider, by_reference
 
-_CONFIG = {
+_CONFIG: dict[str, Any] = {
     "type": "RetinaNet",
     "backbone": {"type": "ResNet", "depth": 50, "norm_eval": True},
     "neck": {"type": "FPN", "in_channels": [256, 512, 1024, 2048], "out_channels": 256,
@@ -36,13 +36,13 @@ def _make(*, dtype: torch.dtype, device: torch.device, B: int, H: int, W: int, g
 
     torch.manual_seed(0)
     widths = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
-    config: dict[str, Any] = {
-        **_CONFIG, "backbone": {**_CONFIG["backbone"], "depth": depth},  # type: ignore[dict-item]
-        "neck": {**_CONFIG["neck"], "in_channels": widths,  # type: ignore[dict-item]
+    config = {
+        **_CONFIG, "backbone": {**_CONFIG["backbone"], "depth": depth},
+        "neck": {**_CONFIG["neck"], "in_channels": widths,
                  "out_channels": channels},
-        "bbox_head": {**_CONFIG["bbox_head"], "in_channels": channels,  # type: ignore[dict-item]
+        "bbox_head": {**_CONFIG["bbox_head"], "in_channels": channels,
                       "feat_channels": channels}}
-    model = build_detector(config)
+    model: Any = build_detector(config)
     model.init_weights()
     corner = torch.rand(B, gts, 2) * torch.tensor([0.7 * W, 0.7 * H])
     size = (torch.rand(B, gts, 2) * 0.25 + 0.05) * torch.tensor([W, H])

@@ -15,7 +15,8 @@ def _build(size: tuple[int, int], layers: tuple[int, ...] = (3, 4, 6, 3), **conf
            ) -> nn.Module:
     from timm.models.resnet import Bottleneck, ResNet
 
-    return ResNet(Bottleneck, layers, **config)
+    block: Any = Bottleneck
+    return ResNet(block, layers, **config)
 
 
 ENTRY = entry("timm_resnet", _build, (320, 480),

@@ -30,16 +30,15 @@ class _Children(fx.Tracer):
         return True
 
 
-def _parts(module: nn.Module) -> tuple[_BatchNorm, nn.Module] | None:
+def _parts(module: Any) -> tuple[_BatchNorm, nn.Module] | None:
     """A batch norm and what its module does after it; ``None`` for any other module."""
-    if type(module) in _NORMS:
-        assert isinstance(module, _BatchNorm)
+    kind = type(module)
+    if kind in _NORMS:
         return module, nn.Identity()
-    named = (type(module).__module__, type(module).__qualname__)
-    if named == _WITH_ACT and isinstance(module, _BatchNorm):
-        return module, module.act if type(module.drop) is nn.Identity else \
-            nn.Sequential(module.drop, module.act)
-    if named == _FROZEN:
+    if (kind.__module__, kind.__qualname__) == _WITH_ACT:
+        plain = type(module.drop) is nn.Identity
+        return module, module.act if plain else nn.Sequential(module.drop, module.act)
+    if (kind.__module__, kind.__qualname__) == _FROZEN:
         norm = nn.BatchNorm2d(module.weight.numel(), module.eps).to(module.weight)
         norm.load_state_dict(module.state_dict(), strict=False)
         return norm.eval(), nn.Identity()
@@ -95,8 +94,8 @@ def fold(model: nn.Module) -> tuple[list[str], dict[str, str], _Undo]:
     """Fold every batch norm that takes a 2-D convolution's result and nothing else does.
 
     Returns:
-        Names of the norms that are part of the convolution now, the others with the reason, and what takes it
-        back.
+        Names of the norms that are part of the convolution now, the others with the reason, and
+        what takes it back.
     """
     folded: list[str] = []
     left: dict[str, str] = {}
