@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmarks",
     ends = time.perf_counter() + (options.limit or (CPU_LIMIT if cpu else float("inf")))
     plan = Plan(options.providers or None, options.passes, options.modes,
                 seconds=options.seconds if options.seconds is not None else 0.4 if cpu else 1.0,
-                reps=(7, 100) if cpu else (20, 200))
+                reps=(6, 100) if cpu else (20, 200))
     suite = Suite(device, plan, options.out, where, ends, ceilings(device))
     print("ceilings: " + ", ".join(
         f"{k} {v / 1e12:.3g} {'TB/s' if k == 'bytes' else 'TFLOP/s'}"

@@ -44,12 +44,15 @@ def test_every_recorded_entry_belongs_to_a_case():
 
 @triton.jit(do_not_specialize=["n"])
 def product_kernel(x_ptr, out_ptr, n, step, nothing_ptr, BLOCK: tl.constexpr,
-                   DOUBLE: tl.constexpr):
-    """A block's product with itself, in float64 on demand."""
+                   DOUBLE: tl.constexpr, DOT: tl.constexpr = True):
+    """A block's product with itself, in float64 or without matrix instructions on demand."""
     i = tl.arange(0, BLOCK)
     at = i[:, None] * BLOCK * step + i[None, :]
     x = tl.load(x_ptr + at, mask=(i < n)[:, None], other=0.0)
-    y = tl.dot(x, x)
+    if DOT:
+        y = tl.dot(x, x)
+    else:
+        y = x.to(tl.float32) * tl.sum(x.to(tl.float32), 1)[:, None]
     if DOUBLE:
         y = 1.0 / (y.to(tl.float64) + 0.1)
     tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty))
@@ -106,6 +109,19 @@ def test_facts_show_spills():
     _, facts = facts_of(tight, "sm_80")
     assert facts["spills"] > 0
     assert facts["stack"] > 0
+
+
+@pytest.mark.parametrize(("fault", "message"), [
+    ({}, ""), ({"DOT": False}, "lost its tensor-core path (HMMA)"),
+    ({"DOUBLE": 1}, "float64 instructions"), ({"maxnreg": 32}, "spills")],
+    ids=["none", "a lost dot", "a float64 constant", "a spill"])
+def test_a_fault_planted_in_a_kernel_is_found(fault, message):
+    plain = launch_of(torch.empty(64 * 64, dtype=torch.float16))
+    now = Launch(plain.kernel, plain.grid, plain.args, {**plain.options, **fault})
+    before, after = (facts_of(launch, "sm_80")[1] for launch in (plain, now))
+    found = gate(after, before, target="sm_80")
+    assert len(found) == bool(fault), found
+    assert all(message in line for line in found)
 
 
 def test_code_does_not_change_from_compilation_to_compilation(monkeypatch, tmp_path):
