@@ -1,7 +1,7 @@
 """The command line of the benchmarks: ``python -m benchmarks --help``.
 
 On a GPU every entry is measured at its real shapes; on a CPU at real shapes of a size that a CPU
-can do, in fp32 and bf16. Results are written after every cell.
+can do, in fp32, operators in bf16 too. Results are written after every cell.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def _parser(prog: str, out: Path) -> argparse.ArgumentParser:
                         help=f"of {', '.join(ENTRIES)} (default: all)")
     parser.add_argument("--kind", nargs="+", choices=KINDS, help="only entries of these kinds")
     parser.add_argument("--shapes", nargs="+", default=[], help="named shapes, or tiny")
-    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES))
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES),
+                        help="(default: all; on a CPU fp32, and for operators bf16)")
     parser.add_argument("--providers", nargs="+", metavar="NAME", default=[])
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
@@ -89,15 +90,18 @@ class Suite:
     def cells(self, names: Sequence[str], shapes: Sequence[str], dtypes: Sequence[str]
               ) -> list[tuple[Entry, str, str]]:
         """Every entry at the shapes and data types that it has: the first shape of all first, so
-        that a limit cuts off the rest."""
+        that a limit cuts off the rest. Without ``dtypes`` all on a GPU; on a CPU fp32, and bf16
+        for operators."""
         found = []
         for entry in (ENTRIES[name] for name in names):
             usual = list(entry.shapes) if self.device.type == "cuda" else \
                 list(entry.cpu) or ["tiny"]
             known = {"tiny", *entry.shapes, *entry.cpu}
             mine = [s for s in shapes or usual if s in known]
-            found += [(nth, dtypes.index(dtype), (entry, shape, dtype))
-                      for dtype in entry.dtypes if dtype in dtypes
+            usual = list(DTYPES) if self.device.type == "cuda" else \
+                ["fp32", "bf16"] if entry.kind == "operator" else ["fp32"]
+            found += [(nth, place, (entry, shape, dtype))
+                      for place, dtype in enumerate(dtypes or usual) if dtype in entry.dtypes
                       for nth, shape in enumerate(mine)]
         return [cell for *_, cell in sorted(found, key=lambda each: each[:2])]
 
@@ -192,14 +196,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmarks",
     print("ceilings: " + ", ".join(
         f"{k} {v / 1e12:.3g} {'TB/s' if k == 'bytes' else 'TFLOP/s'}"
         for k, v in suite.ceiling.items()), flush=True)
-    dtypes = options.dtypes or (["fp32", "bf16"] if cpu else list(DTYPES))
+    dtypes = options.dtypes or []
     suite.absent(names, dtypes)
     # What compiles comes last: it takes longest, and the limit may cut it off.
     for compiled in (False, True):
         for cell in suite.cells(names, options.shapes, dtypes):
             entry, shape, dtype = cell
             if compiled and cpu and not options.shapes and (
-                    shape != next(iter(entry.cpu), shape) or dtype != dtypes[0]):
+                    shape != next(iter(entry.cpu), shape) or dtype != (*dtypes, "fp32")[0]):
                 continue  # on a CPU a compiler takes longer than all else; once is enough
             suite.run(cell, compiled)
     print(records.table(suite.rows))

@@ -66,7 +66,7 @@ ENTRY = Entry(
     name="retinanet",
     kind="detector",
     shapes={"800x1344_b2": {"B": 2, "H": 800, "W": 1344}},
-    cpu={"320x448_b2": {"B": 2, "H": 320, "W": 448}},
+    cpu={"256x320_b2": {"B": 2, "H": 256, "W": 320}},
     tiny={"B": 2, "H": 64, "W": 96, "gts": 3, "depth": 18, "channels": 32},
     make=_make,
     providers={"eager": Provider(_run, context=by_reference, capturable=False),
