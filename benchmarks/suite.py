@@ -98,10 +98,10 @@ class Suite:
                 list(entry.cpu) or ["tiny"]
             known = {"tiny", *entry.shapes, *entry.cpu}
             mine = [s for s in shapes or usual if s in known]
-            usual = list(DTYPES) if self.device.type == "cuda" else \
+            types = list(DTYPES) if self.device.type == "cuda" else \
                 ["fp32", "bf16"] if entry.kind == "operator" else ["fp32"]
             found += [(nth, place, (entry, shape, dtype))
-                      for place, dtype in enumerate(dtypes or usual) if dtype in entry.dtypes
+                      for place, dtype in enumerate(dtypes or types) if dtype in entry.dtypes
                       for nth, shape in enumerate(mine)]
         return [cell for *_, cell in sorted(found, key=lambda each: each[:2])]
 
