@@ -14,7 +14,7 @@ from html import escape
 from itertools import pairwise
 
 __all__ = ["STYLE", "TIMES", "Bar", "Line", "Point", "Scale", "legend", "lines", "ratios",
-           "roofline", "standalone"]
+           "roofline", "standalone", "times"]
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -141,6 +141,11 @@ class Bar:
     hover: str = ""
 
 
+def times(bar: Bar) -> str:
+    """A ratio in letters, with a sign before it where it is noise."""
+    return f"{'≈' if bar.low <= 1 <= bar.high else ''}{bar.ratio:.2f}{TIMES}"
+
+
 def _bar(x: Scale, y: float, bar: Bar) -> list[str]:
     noise = bar.low <= 1 <= bar.high
     colour = "noise" if noise else "good" if bar.ratio > 1 else "bad"
@@ -194,9 +199,8 @@ def ratios(title: str, columns: Sequence[str],
                      _text(x(tick), top - 3, f"{tick:g}{TIMES}", "soft", "middle")]
         for at, _, _, by in places:
             if bar := by.get(column):
-                said = "≈" if bar.low <= 1 <= bar.high else ""
-                body += [*_bar(x, at, bar), _text(start + area + 8, at + 4,
-                                                  f"{said}{bar.ratio:.2f}{TIMES}", "num head"),
+                body += [*_bar(x, at, bar),
+                         _text(start + area + 8, at + 4, times(bar), "num head"),
                          _text(start + area + 64, at + 4, bar.note, "num soft")]
     body += [_text(0, at + 4, heading, "soft head") for at, heading in headings]
     for at, name, which, _ in places:
@@ -224,7 +228,7 @@ class _Labels:
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def place(self, x: float, y: float, text: str, right: float) -> str:
-        width = 5.6 * len(text)
+        width = 6.2 * len(text)
         for dx, dy, anchor in ((8, 4, "start"), (-8, 4, "end"), (8, -7, "start"), (8, 15, "start"),
                                (-8, -7, "end"), (-8, 15, "end"), (8, -18, "start"),
                                (8, 26, "start"), (-8, -18, "end"), (-8, 26, "end")):
@@ -285,7 +289,7 @@ def roofline(title: str, points: Sequence[Point], bandwidth: float, peak: float,
         body.append(labels.place(at, y(p.fastdet or p.eager or 0), p.name, x.end))
     body += [_text((x.start + x.end) / 2, height - 28, "operations per byte that must move",
                    "soft", "middle"),
-             _text(x.start - 6, 26, "GFLOP/s", "soft", "end"),
+             _text(x.start - 6, 28, "GFLOP/s", "soft", "end"),
              _text(0, height - 6, caption, "soft")]
     return _svg(width, height, title, body)
 

@@ -114,9 +114,18 @@ def _compared(title: str, rows: Sequence[Row], mode: str,
 
 
 def picture(rows: Sequence[Row]) -> str:
-    """The speeds as a figure of its own, for a README."""
+    """The speeds as a figure of its own, for a README: of every entry the first shape, in fp32
+    where that was measured."""
     mode = "call" if any(r.mode == "call" for r in rows) else "kernel"
-    return charts.standalone(_compared("fastdet's speed over eager's", rows, mode, _speed))
+    shape: dict[str, str] = {}
+    dtype: dict[str, str] = {}
+    for r in rows:
+        if r.p50_us:
+            shape.setdefault(r.op, r.shape)
+            dtype[r.op] = "fp32" if "fp32" in (r.dtype, dtype.get(r.op)) else \
+                dtype.get(r.op, r.dtype)
+    mine = [r for r in rows if (shape.get(r.op), dtype.get(r.op)) == (r.shape, r.dtype)]
+    return charts.standalone(_compared("fastdet's speed over eager's", mine, mode, _speed))
 
 
 def _rooflines(rows: Sequence[Row], ceiling: Mapping[str, float]) -> list[str]:
@@ -174,7 +183,7 @@ def _cells(row: Row) -> list[tuple[str, str]]:
     note = row.note if row.status == "ok" else f"{row.status}: {row.note}"
     return [
         (row.provider, ""), (_ms(row.p50_us) if row.p50_us else "", "n"), (spread, "n"),
-        (records.speedup(row).replace("no difference", "≈") if measured else "", "n"),
+        (records.speedup(row).replace(" no difference", " ≈") if measured else "", "n"),
         (f"{row.share_of_floor:.1%}" if row.share_of_floor else "", "n"),
         (f"{row.peak_bytes / 2**20:.3g}" if row.peak_bytes else "", "n"),
         ("" if row.launches is None else str(row.launches), "n"),
@@ -198,8 +207,8 @@ def _tables(rows: Sequence[Row]) -> list[str]:
             lines.append(f'<tr class="{kind}">' + "".join(
                 f'<td class="{c}">{escape(t)}</td>' for t, c in [*start, *_cells(row)]) + "</tr>")
             before = place
-        speeds = ", ".join(f"{r.passes} {records.speedup(r).replace(' no difference', ' ≈')}{TIMES}"
-                           for r in mine if r.provider == "fastdet" and r.speedup)
+        bars = {r.passes: bar for r, eager in reversed(_pairs(mine)) if (bar := _speed(r, eager))}
+        speeds = ", ".join(f"{passes} {charts.times(bar)}" for passes, bar in bars.items())
         heads = "".join(f'<th class="{"n" if 2 < i < 10 else ""}">{h}</th>'
                         for i, h in enumerate(head))
         found.append(
