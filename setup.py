@@ -25,7 +25,7 @@ CLI = ["rich>=13", *MMCV]
 PEERS = ["safetensors>=0.4", "timm>=1.0", "torchvision>=0.22", "transformers>=5"]
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4",
         "mmdet==2.26.0", *CLI, *PEERS]
-BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
+BENCH = ["pytest-benchmark>=4"]
 
 LINKED = ("kernels", "benchmarks")
 
@@ -62,7 +62,8 @@ setup(
     package_data={"fastdet": ["py.typed"], "fastdet.compat": ["*.json"],
                   "fastdet.runner": ["*.json"],
                   "fastdet.core.evaluation": ["*.json"],
-                  "fastdet.kernels": ["*/README.md"]},
+                  "fastdet.kernels": ["*/README.md"],
+                  "fastdet.benchmarks": ["ledger/*.json"]},
     install_requires=[
         "torch>=2.7",
         "numpy>=1.24",
