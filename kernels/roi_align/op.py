@@ -118,7 +118,8 @@ def _backward(grad: Tensor, geometry: Tensor, found: Tensor, sizes: list[int],
     geometry = geometry[order]
     grad, found = (t.flatten(-2).transpose(-1, -2).contiguous() if t.numel() else t
                    for t in (grad, found))
-    block_c = _channels(c, 32 if found.numel() else 64)
+    # Of maxima, whose places differ from channel to channel, 64 bytes of a pixel.
+    block_c = _channels(c, 64 // grad.dtype.itemsize if found.numel() else 64)
     for level, ((_, h, w), last) in enumerate(zip(shapes, channels_last)):
         dx = torch.empty((b, c, h, w), dtype=grad.dtype, device=grad.device,
                          memory_format=torch.channels_last if last else torch.contiguous_format)
