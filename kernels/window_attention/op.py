@@ -95,19 +95,27 @@ _WHOLE, _OWN = 0, 0
 #: at a time, which bounds shared memory. Chosen by what compiles without spills, not by time. Cards
 #: differ in where a product has its operands: wgmma (9.x), tcgen05 (10.x), sync (mma.sync, other
 #: NVIDIA cards), and hip's mfma, which gives a thread 512 registers as long as there are no more
-#: than 4 warps. T is the window's tokens, the next power of two.
+#: than 4 warps. Types are half, tf32 and full (IEEE float32); T is the window's tokens, the next
+#: power of two; ``drop`` is ``bwd`` with dropout, whose random numbers need registers too. The last
+#: column is how many programs' registers and shared memory a multiprocessor has room for.
 _CONFIGS: tuple[tuple[Any, ...], ...] = (
     # kernel   T      card       type    head    block_m  block_n  block_d  warps  stages  per SM
-    ("bwd",    "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
-    ("bwd",    "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    4,     1,      8),
-    (_ANY,     "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    1,     1,      8),
-    (_ANY,     "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
+    ("fwd",    "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    1,     1,      8),
+    ("fwd",    "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
+    (_ANY,     "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
+    (_ANY,     "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    4,     1,      8),
+    ("fwd",    "64",  "tcgen05", "half", "<=32", 64,      64,      _OWN,    4,     2,      2),
     ("fwd",    "64",  _ANY,      "half", "<=32", 64,      64,      _OWN,    4,     2,      3),
     ("fwd",    "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      2),
     (_ANY,     "64",  "hip",     _ANY,   _ANY,   64,      64,      16,      4,     1,      2),
-    (_ANY,     "64",  "sync",    "half", _ANY,   64,      64,      16,      8,     1,      2),
-    (_ANY,     "64",  _ANY,      "full", "<=32", 64,      64,      _OWN,    16,    1,      2),
-    (_ANY,     "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      2),
+    # A program of four warps: rows are whole in a warp, so that no sum crosses warps.
+    ("bwd",    "64",  _ANY,      "half", "<=32", 64,      64,      16,      4,     1,      2),
+    ("bwd",    "64",  "sync",    "half", _ANY,   64,      64,      16,      8,     1,      1),
+    ("bwd",    "64",  "sync",    "tf32", _ANY,   64,      64,      16,      8,     1,      1),
+    ("bwd",    "64",  _ANY,      "tf32", "<=32", 64,      64,      16,      4,     1,      2),
+    (_ANY,     "64",  _ANY,      "full", "<=32", 64,      64,      _OWN,    16,    1,      1),
+    ("drop",   "64",  _ANY,      _ANY,   _ANY,   64,      64,      16,      8,     1,      1),
+    ("bwd",    "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      1),
     ("fwd",    _ANY,  "hip",     "full", _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
     ("fwd",    _ANY,  "sync",    _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
     ("fwd",    _ANY,  _ANY,      "half", "<=32", 64,      _WHOLE,  _OWN,    8,     1,      2),
@@ -125,15 +133,17 @@ _CONFIGS: tuple[tuple[Any, ...], ...] = (
 
 
 @cache
-def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, int]) -> _Config:
-    """The line of :data:`_CONFIGS` for one kernel: ``fwd``, ``bwd``, ``bwd_q`` or ``bwd_kv``."""
+def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, int],
+            precision: str = "ieee") -> _Config:
+    """The line of :data:`_CONFIGS` for a kernel: ``fwd``, ``bwd``, ``drop``, ``bwd_q``, ``bwd_kv``.
+    """
     whole = next_power_of_2(area, 16)
     full, wide = dtype == torch.float32, d > 32
     call = (
         kind,
         str(whole),
         {0: "hip", 9: "wgmma", 10: "tcgen05"}.get(card[0], "sync"),
-        "full" if full else "half",
+        "half" if not full else "full" if precision == "ieee" else "tf32",
         ">32" if wide else "<=32",
     )
     line = next(
