@@ -75,6 +75,7 @@ def can_run_window_attention(qkv: Tensor, window_size: int, num_heads: int,
 class _Config(NamedTuple):
     block_m: int  # queries of a tile
     block_n: int  # keys of a tile
+    rest: int  # places of the whole axis that its block does not hold: another block, or 0
     block_d: int  # channels at a time
     num_warps: int
     num_stages: int
@@ -118,17 +119,18 @@ _CONFIGS: tuple[tuple[Any, ...], ...] = (
     ("bwd",    "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      1),
     ("fwd",    _ANY,  "hip",     "full", _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
     ("fwd",    _ANY,  "sync",    _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
-    ("fwd",    _ANY,  _ANY,      "half", "<=32", 64,      _WHOLE,  _OWN,    8,     1,      2),
-    ("fwd",    _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
-    ("bwd_q",  _ANY,  "hip",     _ANY,   _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
+    ("fwd",    _ANY,  _ANY,      "half", "<=32", 64,      _WHOLE,  _OWN,    8,     1,      1),
+    ("fwd",    _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      1),
+    ("bwd_q",  _ANY,  "hip",     _ANY,   _ANY,   16,      _WHOLE,  _OWN,    4,     1,      1),
     ("bwd_q",  "128", _ANY,      "half", _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
-    ("bwd_q",  _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
-    ("bwd_kv", _ANY,  "hip",     _ANY,   _ANY,   _WHOLE,  16,      _OWN,    8,     1,      2),
-    ("bwd_kv", _ANY,  _ANY,      "full", _ANY,   _WHOLE,  16,      _OWN,    16,    1,      2),
-    ("bwd_kv", _ANY,  "sync",    _ANY,   ">32",  _WHOLE,  16,      16,      8,     1,      2),
-    ("bwd_kv", _ANY,  _ANY,      _ANY,   ">32",  _WHOLE,  16,      _OWN,    8,     1,      2),
-    ("bwd_kv", _ANY,  "tcgen05", _ANY,   _ANY,   _WHOLE,  32,      16,      8,     1,      2),
-    ("bwd_kv", _ANY,  _ANY,      _ANY,   _ANY,   _WHOLE,  32,      _OWN,    8,     1,      2),
+    ("bwd_q",  _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      1),
+    ("bwd_kv", _ANY,  "hip",     _ANY,   _ANY,   _WHOLE,  16,      _OWN,    8,     1,      1),
+    ("bwd_kv", _ANY,  _ANY,      "full", _ANY,   _WHOLE,  16,      _OWN,    16,    1,      1),
+    ("bwd_kv", _ANY,  "sync",    _ANY,   ">32",  _WHOLE,  16,      16,      8,     1,      1),
+    ("bwd_kv", _ANY,  _ANY,      _ANY,   ">32",  _WHOLE,  16,      _OWN,    8,     1,      1),
+    ("bwd_kv", "256", "wgmma",   _ANY,   _ANY,   _WHOLE,  16,      _OWN,    4,     1,      3),
+    ("bwd_kv", _ANY,  "tcgen05", _ANY,   _ANY,   _WHOLE,  32,      16,      8,     1,      1),
+    ("bwd_kv", _ANY,  _ANY,      _ANY,   _ANY,   _WHOLE,  32,      _OWN,    8,     1,      1),
 )
 
 
@@ -143,7 +145,7 @@ def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, i
         kind,
         str(whole),
         {0: "hip", 9: "wgmma", 10: "tcgen05"}.get(card[0], "sync"),
-        "half" if not full else "full" if precision == "ieee" else "tf32",
+        "half" if not full else "tf32" if precision == "tf32" and whole <= 64 else "full",
         ">32" if wide else "<=32",
     )
     line = next(
@@ -156,7 +158,12 @@ def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, i
             block_d = 16
         elif whole > 64 and not full:
             block_d = 32
-    return _Config(block_m or whole, block_n or whole, block_d, *rest)
+    # The axis that is whole: two blocks where they waste less than one, as 144 = 128 + 16.
+    first, second = whole, 0
+    # Not for wide heads and TF32, whose operands fill the registers that a second block needs.
+    if whole > 64 and area <= whole * 3 // 4 and not wide and precision == "ieee":
+        first, second = whole // 2, next_power_of_2(area - whole // 2, 16)
+    return _Config(block_m or first, block_n or first, second, block_d, *rest)
 
 
 class _Plan(NamedTuple):
@@ -198,15 +205,17 @@ def _forward(qkv: Tensor, table: Tensor, pad: Tensor | None, seed: Tensor | None
     pad = None if pad is None else pad.contiguous()
     area = window_size * window_size
     plan = _plan(qkv, pad, H, W, num_heads, window_size, shift, dropout_p)
-    config = _config("fwd", area, plan.options["D"], qkv.dtype, capability(qkv.device))
+    config = _config("fwd", area, plan.options["D"], qkv.dtype, capability(qkv.device),
+                     plan.options["PRECISION"])
     tiles = -(-area // config.block_m)
     slots = plan.slots(config, tiles, qkv.device)
     out = qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3)
     launch(kernel.window_attention_fwd_kernel, (num_heads * tiles * slots,), qkv, table,
            qkv if pad is None else pad, qkv if seed is None else seed, out, plan.windows,
            *plan.sizes, slots, num_heads, *table.stride(), scale, dropout_p, **plan.options,
-           BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_D=config.block_d,
-           num_warps=config.num_warps, num_stages=config.num_stages, device=qkv.device)
+           BLOCK_M=config.block_m, BLOCK_N=config.block_n, REST_N=config.rest,
+           BLOCK_D=config.block_d, num_warps=config.num_warps, num_stages=config.num_stages,
+           device=qkv.device)
     return out
 
 
@@ -231,7 +240,7 @@ def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed
     device, heads, area = qkv.device, num_heads, window_size * window_size
     plan = _plan(qkv, pad, H, W, heads, window_size, shift, dropout_p)
     d = plan.options["D"]
-    card = capability(device)
+    card, precision = capability(device), plan.options["PRECISION"]
     needs_pad = needs_pad and bool(plan.options["HAS_PAD"])
     dqkv = torch.empty_like(qkv)
     inputs = (qkv, table, qkv if pad is None else pad, qkv if seed is None else seed, grad)
@@ -244,39 +253,40 @@ def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed
                BLOCK_D=config.block_d, num_warps=config.num_warps, num_stages=config.num_stages,
                device=device)
 
-    def partials(slots: int, rows: int) -> Tensor:
-        return partial_sums((slots, heads, rows, next_power_of_2(area, 16)), device, needs_table)
+    def partials(slots: int, rows: int, config: _Config) -> Tensor:
+        return partial_sums((slots, heads, rows, config.block_n + config.rest), device, needs_table)
 
     def pad_partials(programs: int) -> Tensor:
         return partial_sums((programs, 2, heads, d), device, needs_pad)
 
     if area <= 64:
-        config = _config("bwd", area, d, qkv.dtype, card)
+        kind = "drop" if dropout_p > 0 else "bwd"
+        config = _config(kind, area, d, qkv.dtype, card, precision)
         slots = plan.slots(config, 1, device)
-        dbias, dpads = partials(slots, config.block_m), pad_partials(slots)
+        dbias, dpads = partials(slots, config.block_m, config), pad_partials(slots)
         run("bwd", config, (dqkv, dbias, dpads), slots, 1, NEEDS_BIAS=int(needs_table),
             NEEDS_PAD=int(needs_pad), CHUNKS=config.chunks(d))
     else:
         stats = torch.empty((plan.windows, heads, 2, area), device=device, dtype=torch.float32)
-        config = _config("bwd_q", area, d, qkv.dtype, card)
+        config = _config("bwd_q", area, d, qkv.dtype, card, precision)
         tiles = -(-area // config.block_m)
         slots = plan.slots(config, tiles, device)
-        dbias = partials(slots, tiles * config.block_m)
+        dbias = partials(slots, tiles * config.block_m, config)
         run("bwd_q", config, (dqkv, dbias, stats), slots, tiles, NEEDS_BIAS=int(needs_table),
-            BLOCK_N=config.block_n)
-        config = _config("bwd_kv", area, d, qkv.dtype, card)
+            BLOCK_N=config.block_n, REST_N=config.rest)
+        config = _config("bwd_kv", area, d, qkv.dtype, card, precision)
         tiles = -(-area // config.block_n)
         kv_slots = plan.slots(config, tiles, device)
         dpads = pad_partials(kv_slots * tiles)
         run("bwd_kv", config, (stats, dqkv, dpads), kv_slots, tiles, NEEDS_PAD=int(needs_pad),
-            CHUNKS=config.chunks(d), BLOCK_N=config.block_n)
+            CHUNKS=config.chunks(d), BLOCK_N=config.block_n, REST_M=config.rest)
 
     dtable = torch.empty_like(table if needs_table else table[:0],
                               memory_format=torch.contiguous_format)
     if needs_table:
         launch(kernel.window_attention_bwd_table_kernel, (dtable.numel(),), dbias, dtable, slots,
-               heads, WINDOW=window_size, ROWS=dbias.shape[2], BLOCK_S=16,
-               BLOCK_N=dbias.shape[3], num_warps=4, device=device)
+               heads, WINDOW=window_size, ROWS=dbias.shape[2], COLUMNS=dbias.shape[3], BLOCK_S=16,
+               BLOCK_N=next_power_of_2(area, 16), num_warps=4, device=device)
     dpad = qkv.new_zeros(0 if pad is None else qkv.shape[2])
     if needs_pad:
         dpad.view(3, heads, d)[1:] = dpads.sum(0)
