@@ -153,11 +153,8 @@ def _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW: tl.constexpr,
         last = ((place // across == down - 1).to(tl.int32) * 2
                 + (place % across == across - 1).to(tl.int32))
         if last != 0:
-            # Cut to the sides that count here before they are compared: what is compared then
-            # depends on the window, and does not wait in registers for all of them.
-            side_m = _sides(offs_m, WINDOW, SHIFT) & last
-            side_n = _sides(offs_n, WINDOW, SHIFT) & last
-            s += tl.where(side_m[:, None] != side_n[None, :], _MASK, 0.0)
+            apart = _sides(offs_m, WINDOW, SHIFT)[:, None] ^ _sides(offs_n, WINDOW, SHIFT)[None, :]
+            s += tl.where((apart & last) != 0, _MASK, 0.0)
     return s
 
 
