@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,25 @@ from torch import Tensor
 
 from fastdet.kernels.nms import batched_nms_padded
 
-__all__ = ["Candidates", "Detections", "suppress", "top_pairs"]
+__all__ = ["Candidates", "Detections", "Metas", "of_images", "scale_factors", "suppress",
+           "top_pairs"]
+
+Meta = dict[str, Any]
+#: Of each image, or one that all images of a batch share, however many there are.
+Metas = Sequence[Meta] | Meta
+
+
+def of_images(img_metas: Metas, key: str) -> Any:
+    """A value of each image's meta, or the one that all images share."""
+    if isinstance(img_metas, Mapping):
+        return img_metas[key]
+    return [meta[key] for meta in img_metas]
+
+
+def scale_factors(like: Tensor, img_metas: Metas) -> Tensor:
+    """``scale_factor`` of each image [B, 1, 4], or of all [1, 1, 4], in the type of ``like``."""
+    metas = [img_metas] if isinstance(img_metas, Mapping) else img_metas
+    return torch.stack([like.new_tensor(meta["scale_factor"]) for meta in metas])[:, None]
 
 
 class Candidates(NamedTuple):
@@ -65,11 +84,12 @@ def top_pairs(logits: Tensor, num: int, threshold: float, use_sigmoid: bool
     """
     classes = logits.shape[2]
     num = num if num > 0 else logits.shape[1] * classes
-    rows = logits.amax(2).topk(min(num, logits.shape[1]), dim=1).indices
+    rows = logits.amax(2).topk(torch.sym_min(num, logits.shape[1]), dim=1).indices
     scores = logits.gather(1, rows[..., None].expand(-1, -1, classes))
     scores = (scores.sigmoid() if use_sigmoid else scores).flatten(1)
     valid = scores > threshold
-    pair = scores.masked_fill(~valid, -1.0).topk(min(num, scores.shape[1]), dim=1).indices
+    pair = scores.masked_fill(~valid, -1.0).topk(
+        torch.sym_min(num, scores.shape[1]), dim=1).indices
     return (scores.gather(1, pair), pair % classes, rows.gather(1, pair // classes),
             valid.gather(1, pair))
 

@@ -20,7 +20,13 @@ from fastdet.core.bbox import (
 from fastdet.core.post_processing import merge_aug_bboxes, merge_aug_masks, multiclass_nms
 
 from ..builder import HEADS, build_head, build_roi_extractor
-from ..dense_heads.candidates import Candidates, Detections, suppress
+from ..dense_heads.candidates import (
+    Candidates,
+    Detections,
+    of_images,
+    scale_factors,
+    suppress,
+)
 from .base_roi_head import BaseRoIHead, Meta
 from .bbox_heads import BBoxHead
 
@@ -229,20 +235,19 @@ class StandardRoIHead(BaseRoIHead):
         rois = torch.cat([image[:, None, None].expand(b, k, 1), proposals.boxes[..., :4]], dim=-1)
         outs = self._bbox_forward(x, rois.flatten(0, 1))
         boxes = head.bbox_coder.decode(rois[..., 1:], outs["bbox_pred"].view(b, k, -1),
-                                       max_shape=[meta["img_shape"] for meta in img_metas])
+                                       max_shape=of_images(img_metas, "img_shape"))
         scores = head.probabilities(outs["cls_score"]).view(b, k, -1)[..., :-1]
         classes = scores.shape[-1]
         valid = (scores > self.test_cfg["score_thr"]) & proposals.valid[..., None]
         pairs = torch.where(valid, scores, -1.0).flatten(1).topk(
-            min(max_pairs, k * classes), dim=1).indices
+            torch.sym_min(max_pairs, k * classes), dim=1).indices
         row, label = pairs // classes, pairs % classes
         at = row if boxes.shape[-1] == 4 else row * classes + label
         found = Candidates(
             boxes.view(b, -1, 4).gather(1, at[..., None].expand(-1, -1, 4)),
             scores.flatten(1).gather(1, pairs), label, valid.flatten(1).gather(1, pairs))
         if rescale:
-            factor = torch.stack([boxes.new_tensor(meta["scale_factor"]) for meta in img_metas])
-            found = found._replace(boxes=found.boxes / factor[:, None])
+            found = found._replace(boxes=found.boxes / scale_factors(boxes, img_metas))
         return suppress(found, self.test_cfg["nms"], self.test_cfg["max_per_img"])
 
     def test_boxes(self, det_bboxes: Sequence[Tensor], img_metas: list[Meta],
