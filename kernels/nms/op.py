@@ -180,5 +180,5 @@ def batched_nms_padded(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou
     size = torch.sym_min(n, max_num) if max_num > 0 else n  # min() would guard on it
     # What stays moves up to its place among the kept; the rest shares one place behind them.
     place = torch.where(stays, stays.cumsum(1) - 1, size).clamp(max=size)
-    keep = rank.new_zeros(len(rank), size + 1).scatter(1, place, rank)[:, :size]
+    keep = rank.new_zeros(rank.shape[0], size + 1).scatter(1, place, rank)[:, :size]
     return keep, stays.sum(1).clamp(max=size)

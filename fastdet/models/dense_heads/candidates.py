@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,25 +10,30 @@ from torch import Tensor
 
 from fastdet.kernels.nms import batched_nms_padded
 
-__all__ = ["Candidates", "Detections", "Metas", "of_images", "scale_factors", "suppress",
-           "top_pairs"]
+__all__ = ["Candidates", "Detections", "Metas", "each", "of_images", "scale_factors",
+           "suppress", "top_pairs"]
 
 Meta = dict[str, Any]
-#: Of each image, or one that all images of a batch share, however many there are.
-Metas = Sequence[Meta] | Meta
+#: A list, of each image, or one meta that all images share, however many there are. Not narrower,
+#: so that a head may take lists alone.
+Metas = Any
+
+
+def each(img_metas: Metas) -> Sequence[Meta]:
+    """The meta of each image, or the one that all share: what is made of it broadcasts."""
+    return [img_metas] if isinstance(img_metas, dict) else img_metas
 
 
 def of_images(img_metas: Metas, key: str) -> Any:
     """A value of each image's meta, or the one that all images share."""
-    if isinstance(img_metas, Mapping):
+    if isinstance(img_metas, dict):
         return img_metas[key]
     return [meta[key] for meta in img_metas]
 
 
 def scale_factors(like: Tensor, img_metas: Metas) -> Tensor:
     """``scale_factor`` of each image [B, 1, 4], or of all [1, 1, 4], in the type of ``like``."""
-    metas = [img_metas] if isinstance(img_metas, Mapping) else img_metas
-    return torch.stack([like.new_tensor(meta["scale_factor"]) for meta in metas])[:, None]
+    return torch.stack([like.new_tensor(m["scale_factor"]) for m in each(img_metas)])[:, None]
 
 
 class Candidates(NamedTuple):
