@@ -40,6 +40,20 @@ def test_every_recorded_entry_belongs_to_a_case():
                 assert key.rpartition("/")[0] in cases, f"{path.name}: {target} {key}"
 
 
+@pytest.mark.parametrize("target", ledger.TARGETS)
+def test_grids_count_on_places_that_there_are(target):
+    """A walking grid is one wave of the programs that registers and shared memory allow."""
+    for name, walking in (("window_attention", "window_attention_(fwd|bwd|bwd_q|bwd_kv)_kernel"),
+                          ("add_layer_norm", "add_layer_norm_bwd_kernel")):
+        recorded = ledger.load(name)["targets"][target]
+        for case in ENTRIES[name].ledger:
+            for launch in ledger.record(ENTRIES[name], case, ledger.TARGETS[target]):
+                kernel = launch.kernel.__name__
+                if re.fullmatch(walking, kernel):
+                    places = 132 * bounds.bound(recorded[f"{case}/{kernel}"], target).programs
+                    assert launch.grid[0] <= places, f"{case}/{kernel}: {launch.grid} > {places}"
+
+
 # --- the gate itself ---------------------------------------------------------------------------
 
 @triton.jit(do_not_specialize=["n"])
