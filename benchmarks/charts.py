@@ -257,7 +257,7 @@ def roofline(title: str, points: Sequence[Point], bandwidth: float, peak: float,
         return ""
     x = Scale(min(0.5 * min(p.intensity for p in points), knee / 4),
               max(2 * max(p.intensity for p in points), knee * 4), 56, width - 16, log=True)
-    y = Scale(min(values) / 2, peak * 1.6, height - 58, 30, log=True)
+    y = Scale(min(values) / 2, 1.8 * max(peak, *values), height - 58, 30, log=True)
     body = [_text(0, 14, title, "head")]
     for tick in x.ticks():
         body += [_segment(x(tick), y.end, x(tick), y.start, "grid"),
