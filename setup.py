@@ -27,7 +27,7 @@ CLI = ["rich>=13", *MMCV]
 PEERS = ["safetensors>=0.4", "timm>=1.0", "torchvision>=0.22", "transformers>=5"]
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4",
         "mmdet==2.26.0", *CLI, *ONNX, *PEERS]
-BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
+BENCH = ["pytest-benchmark>=4"]
 
 LINKED = ("kernels", "benchmarks")
 
@@ -64,7 +64,8 @@ setup(
     package_data={"fastdet": ["py.typed"], "fastdet.compat": ["*.json"],
                   "fastdet.runner": ["*.json"],
                   "fastdet.core.evaluation": ["*.json"],
-                  "fastdet.kernels": ["*/README.md"]},
+                  "fastdet.kernels": ["*/README.md"],
+                  "fastdet.benchmarks": ["ledger/*.json"]},
     install_requires=[
         "torch>=2.7",
         "numpy>=1.24",
@@ -75,6 +76,8 @@ setup(
         "mmcv": MMCV,
         "onnx": ONNX,
         "yaml": YAML,
+        # Their own scripts judge. (LVIS's want the other OpenCV: pip install --no-deps lvis.)
+        "cityscapes": ["cityscapesscripts>=2.2"],
         "test": TEST,
         "bench": BENCH,
         # Whose models accelerate() and convert know; their tests skip without. timm wants

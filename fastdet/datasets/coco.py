@@ -41,6 +41,7 @@ class CocoDataset(CustomDataset):
 
     CLASSES: Any = data_set("coco")
     PALETTE: Any = data_set("coco", "palette")
+    METRICS: tuple[str, ...] = ("bbox", "segm", "proposal", "proposal_fast")
 
     def load_annotations(self, ann_file: str) -> list[dict[str, Any]]:
         """What the file holds of every image.
@@ -173,6 +174,20 @@ class CocoDataset(CustomDataset):
             dump(entries, files[kind])
         return files
 
+    def _check_count(self, results: Any) -> None:
+        if not isinstance(results, list):
+            raise TypeError(f"results must be a list, got {type(results).__name__}")
+        if len(results) != len(self):
+            raise ValueError(f"there are {len(results)} results for {len(self)} images")
+
+    def _metrics(self, metric: Any) -> list[str]:
+        """The metrics that are asked for, which must be known."""
+        metrics = [metric] if isinstance(metric, str) else list(metric)
+        for name in metrics:
+            if name not in self.METRICS:
+                raise KeyError(f"metric {name} is not supported, only {', '.join(self.METRICS)}")
+        return metrics
+
     def format_results(self, results: Any, jsonfile_prefix: str | None = None,
                        **kwargs: Any) -> tuple[Any, Any]:
         """:meth:`results2json`, into a temporary folder where no prefix is given.
@@ -180,10 +195,7 @@ class CocoDataset(CustomDataset):
         Returns:
             The files, and the temporary folder (or ``None``), which its owner cleans up.
         """
-        if not isinstance(results, list):
-            raise TypeError(f"results must be a list, got {type(results).__name__}")
-        if len(results) != len(self):
-            raise ValueError(f"there are {len(results)} results for {len(self)} images")
+        self._check_count(results)
         folder = None
         if jsonfile_prefix is None:
             folder = tempfile.TemporaryDirectory()
@@ -227,11 +239,7 @@ class CocoDataset(CustomDataset):
         Raises:
             KeyError: a metric or item is unknown.
         """
-        metrics = [metric] if isinstance(metric, str) else list(metric)
-        for name in metrics:
-            if name not in ("bbox", "segm", "proposal", "proposal_fast"):
-                raise KeyError(f"metric {name} is not supported, only bbox, segm, proposal and "
-                               "proposal_fast")
+        metrics = self._metrics(metric)
         self.cat_ids = self.coco.get_cat_ids(cat_names=self.CLASSES)
         files, folder = self.format_results(results, jsonfile_prefix)
         try:

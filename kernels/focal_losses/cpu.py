@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .reference import EPS
 
-CHUNK = 1 << 15
+CHUNK = 1 << 16
 
 
 def _power(base: Tensor, exponent: float) -> tuple[Tensor, Tensor]:

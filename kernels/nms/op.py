@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
 from ..launch import launch
@@ -26,7 +27,11 @@ def can_run_nms(boxes: Tensor) -> Reason | None:
     return dtype_reason(boxes)
 
 
-@torch.library.custom_op("fastdet::nms", mutates_args=())
+SCHEMA = ("(Tensor boxes, Tensor groups, Tensor rank, float iou_threshold, SymInt offset, "
+          "SymInt limit) -> Tensor")
+
+
+@operator("nms", SCHEMA)
 def _triton(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, offset: int,
             limit: int) -> Tensor:
     """Which boxes stay, bool [B, N], in the order of ``rank``; see the kernels' docstring."""
@@ -47,7 +52,7 @@ def _triton(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, o
     return keep
 
 
-@torch.library.custom_op("fastdet::nms_torch", mutates_args=())
+@operator("nms_torch", SCHEMA)
 def _torch(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, offset: int,
            limit: int) -> Tensor:
     """The same without Triton: on the host, wherever the boxes are."""
