@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdet.kernels.add_layer_norm import add_layer_norm
 from fastdet.kernels.carafe import carafe
 from fastdet.kernels.deform_conv2d import deform_conv2d
 from fastdet.kernels.dyhead_attention import Attention, dyhead_attention
@@ -18,6 +19,7 @@ from fastdet.kernels.dyhead_convs.reference import moments_of_tiles
 from fastdet.kernels.dynamic_conv import dynamic_conv
 from fastdet.kernels.dyrelu import dyrelu
 from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
+from fastdet.kernels.gelu_linear import gelu_linear
 from fastdet.kernels.grid_priors import grid_anchors, grid_points
 from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
 from fastdet.kernels.roi_align import roi_align
@@ -105,6 +107,9 @@ LEVELS = [(3, 5), (2, 2)]
 
 #: Odd sizes, so that no block is full, and no dimension a power of two where it may be another.
 CASES: dict[str, Case] = {
+    "add_layer_norm": Case(
+        lambda x, branch, weight, bias: add_layer_norm(x, branch, weight, bias),
+        {"x": (2, 7, 24), "branch": (2, 7, 24), "weight": (24,), "bias": (24,)}),
     "carafe": Case(lambda x, masks: carafe(x, masks, 3, 2, 2),
                    {"x": (1, 6, 3, 5), "masks": (1, 18, 6, 10)}),
     "carafe-normalize": Case(lambda x, masks: carafe(x, masks, 5, 1, 2, normalize=True),
@@ -142,6 +147,10 @@ CASES: dict[str, Case] = {
         {"heatmap": lambda: torch.rand(7, 11)}, differentiable=False),
     "gaussian_targets-centernet": Case(
         _centernet, {"boxes": _boxes(5, 51, 35)}, differentiable=False),
+    "gelu_linear": Case(
+        lambda hidden, weight, bias, residual: gelu_linear(
+            hidden.half(), weight / 64, bias / 64, residual),  # what is rounded to half is small
+        {"hidden": (2, 7, 40), "weight": (24, 40), "bias": (24,), "residual": (2, 7, 24)}),
     "grid_priors": Case(
         lambda base: grid_anchors(base, [2, 1], [(3, 5), (2, 3)], [(8, 8), (16.5, 7)]),
         {"base": (3, 4)}, differentiable=False),

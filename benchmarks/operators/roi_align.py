@@ -69,7 +69,7 @@ ENTRY = Entry(
     shapes={"box_b2": {**IMAGE, "N": 1024, "bins": 7}, "mask_b2": {**IMAGE, "N": 256,
                                                                     "bins": 14}},
     tiny={"B": 2, "C": 3, "H": 64, "W": 96, "N": 6, "bins": 2},
-    cpu={"box": {**IMAGE, "B": 1, "N": 512, "bins": 7}},
+    cpu={"box_16": {**IMAGE, "B": 1, "H": 320, "W": 480, "N": 16, "bins": 7}},
     make=make,
     providers={
         "eager": Provider(_eager, capturable=False),

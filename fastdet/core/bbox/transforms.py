@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["bbox2distance", "bbox2result", "bbox2roi", "bbox_cxcywh_to_xyxy", "bbox_flip",
            "bbox_mapping", "bbox_mapping_back", "bbox_rescale", "bbox_xyxy_to_cxcywh",
-           "clip_boxes", "distance2bbox", "find_inside_bboxes", "roi2bbox"]
+           "clip_boxes", "distance2bbox", "find_inside_bboxes", "padded_rois", "roi2bbox"]
 
 
 def find_inside_bboxes(bboxes: Tensor, img_h: int, img_w: int) -> Tensor:
@@ -81,6 +81,13 @@ def bbox2roi(bbox_list: Sequence[Tensor]) -> Tensor:
         else boxes.new_zeros((0, 5)) for i, boxes in enumerate(bbox_list)])
 
 
+def padded_rois(boxes: Tensor) -> Tensor:
+    """Boxes [B, K, 4 or more] of a padded batch to RoIs ``[B, K, 5]``."""
+    b, k = boxes.shape[:2]
+    image = torch.arange(b, device=boxes.device).to(boxes.dtype)
+    return torch.cat([image[:, None, None].expand(b, k, 1), boxes[..., :4]], dim=-1)
+
+
 def roi2bbox(rois: Tensor) -> list[Tensor]:
     """RoIs [N, 5 or more] to the boxes of each image that has any, in the order of the indices."""
     return [rois[rois[:, 0] == i, 1:] for i in rois[:, 0].unique(sorted=True).tolist()]
@@ -104,6 +111,17 @@ def bbox2result(bboxes: Any, labels: Any, num_classes: int) -> list[np.ndarray]:
     return [bboxes[labels == i] for i in range(num_classes)]
 
 
+def _shared_shape(bboxes: Tensor, max_shape: Any) -> Any:
+    """(height, width, ...), if that is what all images have."""
+    first = max_shape[0]
+    if not isinstance(first, (Sequence, np.ndarray, Tensor)):
+        return max_shape
+    if isinstance(first, Tensor) or bboxes.dim() != 3 or len(max_shape) != bboxes.shape[0]:
+        return None
+    same = all(shape[0] == first[0] and shape[1] == first[1] for shape in max_shape)
+    return first if same else None
+
+
 def clip_boxes(bboxes: Tensor, max_shape: Any) -> Tensor:
     """Boxes moved into their image.
 
@@ -116,8 +134,9 @@ def clip_boxes(bboxes: Tensor, max_shape: Any) -> Tensor:
         ValueError: there is not one shape for each image.
     """
     if not isinstance(max_shape, Tensor):
-        if not isinstance(max_shape[0], (Sequence, np.ndarray, Tensor)):  # no device constant
-            h, w = max_shape[0], max_shape[1]
+        # One shape needs no constant on the device, and may be symbols of a compiler's.
+        if (shared := _shared_shape(bboxes, max_shape)) is not None:
+            h, w = shared[0], shared[1]
             x, y = bboxes[..., 0::2].clamp(0, w), bboxes[..., 1::2].clamp(0, h)
             return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
         max_shape = bboxes.new_tensor(np.asarray(max_shape)[..., :2])

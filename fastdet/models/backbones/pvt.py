@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastdet.cnn import build_activation_layer, build_norm_layer
-from fastdet.cnn.bricks.drop import build_dropout
+from fastdet.cnn.bricks.drop import DropPath, build_dropout
+from fastdet.cnn.bricks.fused import add_gelu_linear, add_norm, bare, casts
 from fastdet.cnn.bricks.transformer import MultiheadAttention, PatchEmbed
 from fastdet.cnn.utils.weight_init import (
     constant_init,
@@ -23,6 +24,7 @@ from fastdet.cnn.utils.weight_init import (
     trunc_normal_,
     trunc_normal_init,
 )
+from fastdet.kernels.gelu_linear import can_run_gelu_linear
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
 from fastdet.runner import (
     BaseModule,
@@ -113,15 +115,30 @@ class MixFFN(BaseModule):
             ValueError: ``x`` has not ``H * W`` tokens.
         """
         _check_tokens(x, hw_shape)
+        identity = x if identity is None else identity
         out = x
         for layer in self.layers:
+            if type(layer) is nn.GELU and self._is_gelu_last() \
+                    and can_run_gelu_linear(out.dtype, self.embed_dims) is None:
+                last: Any = self.layers[-2]
+                return add_gelu_linear(out, last, self.dropout_layer, identity)
             if not isinstance(layer, nn.Conv2d):
                 out = layer(out)
             elif layer.groups == 1:
                 out = F.linear(out, layer.weight.flatten(1), layer.bias)
             else:
                 out = _as_tokens(layer(_as_map(out, hw_shape)))
-        return (x if identity is None else identity) + self.dropout_layer(out)
+        return identity + self.dropout_layer(out)
+
+    def _is_gelu_last(self) -> bool:
+        """Whether a GELU, a 1x1 convolution and stochastic depth are all that is left to run, and
+        nobody looks at what is between them."""
+        layers: list[Any] = list(self.layers)
+        act, drop, last, end = layers[-4:]
+        return (act.approximate == "none" and type(last) is nn.Conv2d
+                and not (drop.training and drop.p)
+                and type(self.dropout_layer) in (DropPath, nn.Identity)
+                and bare(self.layers, act, drop, last, end, self.dropout_layer))
 
 
 class SpatialReductionAttention(MultiheadAttention):
@@ -170,7 +187,13 @@ class SpatialReductionAttention(MultiheadAttention):
         Raises:
             ValueError: ``x`` has not ``H * W`` tokens, or ``H`` or ``W`` is below ``sr_ratio``.
         """
-        tokens = x if self.batch_first else x.transpose(0, 1)
+        out = self.attend(x if self.batch_first else x.transpose(0, 1), hw_shape)
+        if not self.batch_first:
+            out = out.transpose(0, 1)
+        return (x if identity is None else identity) + self.dropout_layer(out)
+
+    def attend(self, tokens: Tensor, hw_shape: Sequence[int]) -> Tensor:
+        """Attend on tokens ``(B, H * W, embed_dims)``, without last dropout and identity."""
         _check_tokens(tokens, hw_shape)
         reduced = tokens
         if self.sr_ratio > 1:
@@ -184,10 +207,7 @@ class SpatialReductionAttention(MultiheadAttention):
         out = spatial_reduction_attention(
             F.linear(tokens, weight[:c], q_bias), F.linear(reduced, weight[c:], kv_bias),
             self.num_heads, dropout_p=attn.dropout if self.training else 0.0)
-        out = attn.out_proj(out)
-        if not self.batch_first:
-            out = out.transpose(0, 1)
-        return (x if identity is None else identity) + self.dropout_layer(self.proj_drop(out))
+        return self.proj_drop(attn.out_proj(out))
 
 
 class PVTEncoderLayer(BaseModule):
@@ -226,8 +246,15 @@ class PVTEncoderLayer(BaseModule):
 
     def forward(self, x: Tensor, hw_shape: Sequence[int]) -> Tensor:
         """Run the layer on tokens ``(B, H * W, embed_dims)`` of a map ``hw_shape`` ``(H, W)``."""
-        x = self.attn(self.norm1(x), hw_shape, identity=x)
-        return self.ffn(self.norm2(x), hw_shape, identity=x)
+        attn, ffn = self.attn, self.ffn
+        if type(attn) is not SpatialReductionAttention or type(ffn) is not MixFFN \
+                or not bare(attn, ffn) or not attn.batch_first:
+            x = attn(self.norm1(x), hw_shape, identity=x)
+            return ffn(self.norm2(x), hw_shape, identity=x)
+        _, out = add_norm(self.norm1, x, cast=attn.sr_ratio == 1 or casts(attn.sr))
+        x, out = add_norm(self.norm2, x, attn.attend(out, hw_shape), attn.dropout_layer,
+                          cast=casts(ffn.layers[0]))
+        return ffn(out, hw_shape, identity=x)
 
 
 class AbsolutePositionEmbedding(BaseModule):
