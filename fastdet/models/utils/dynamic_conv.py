@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastdet.cnn import build_activation_layer, build_norm_layer
+from fastdet.cnn.bricks.layers import run_layers
 from fastdet.kernels.dynamic_conv import dynamic_conv, two_products
 from fastdet.runner import BaseModule
 from fastdet.utils.types import Cfg
@@ -92,7 +93,7 @@ class DynamicConv(BaseModule):
         if self.with_proj and regions.shape[2] != self.input_feat_shape**2:
             raise ValueError(f"DynamicConv: its fc_layer takes {self.input_feat_shape}^2 places, "
                              f"got input_feature {list(input_feature.shape)}")
-        params = self.dynamic_layer(param_feature)
+        params = run_layers([self.dynamic_layer], param_feature)
         if (_is_affine_layer_norm(self.norm_in, self.feat_channels)
                 and _is_affine_layer_norm(self.norm_out, self.out_channels)
                 and type(self.activation) is nn.ReLU):
@@ -108,4 +109,4 @@ class DynamicConv(BaseModule):
                 lambda t: self.activation(self.norm_out(t)))
         if not self.with_proj:
             return features
-        return self.activation(self.fc_norm(self.fc_layer(features.flatten(1))))
+        return self.activation(self.fc_norm(run_layers([self.fc_layer], features.flatten(1))))
