@@ -72,6 +72,8 @@ setup(
         "cli": CLI,
         "mmcv": MMCV,
         "yaml": YAML,
+        # Their own scripts judge. (LVIS's want the other OpenCV: pip install --no-deps lvis.)
+        "cityscapes": ["cityscapesscripts>=2.2"],
         "test": TEST,
         "bench": BENCH,
         # Whose models accelerate() and convert know; their tests skip without. timm wants

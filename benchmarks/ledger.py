@@ -119,7 +119,7 @@ class _Pointer:
         return 2**31 - 1
 
 
-class _Driver:
+class Driver:
     """Names a GPU that is not there; each target is a device of its own number, as Triton keeps
     what it compiled by device."""
 
@@ -149,7 +149,7 @@ def compile_launch(launch: Any, target: Target) -> Any:
     from triton.runtime import driver
 
     args = [_Pointer(a) if isinstance(a, torch.Tensor) else a for a in launch.args]
-    driver.set_active(_Driver(target))
+    driver.set_active(Driver(target))
     try:
         with mock.patch.dict(os.environ, TRITON_DISABLE_LINE_INFO="1"):
             return launch.kernel.warmup(*args, grid=launch.grid, **launch.options)

@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = ["BACKENDS", "BackendError", "Reason", "backend", "get_backend", "set_backend",
            "device_reason", "observe", "tracing", "use_triton"]
@@ -128,6 +127,18 @@ def device_reason(device: torch.device) -> Reason | None:
             "the tensors are on the CPU, where Triton runs only under TRITON_INTERPRET=1")
     if device.type != "cuda":
         return f"there are no Triton kernels for {device.type} devices"
+    if device.index is None or torch.compiler.is_compiling():
+        return _gpu_reason(device)
+    if device not in _gpu_reasons:
+        _gpu_reasons[device] = _gpu_reason(device)
+    return _gpu_reasons[device]
+
+
+#: By GPU: none becomes another while a process runs, and asking takes as long as a launch.
+_gpu_reasons: dict[torch.device, Reason | None] = {}
+
+
+def _gpu_reason(device: torch.device) -> Reason | None:
     if torch.version.hip is None and torch.cuda.is_available():
         capability = torch.cuda.get_device_capability(device)
         if capability < MIN_CUDA_CAPABILITY:
@@ -182,6 +193,6 @@ def tracing() -> bool:
     mode such as FakeTensor's, by ``torch.jit.trace`` or by ``torch.func``. Then operators must go
     through the dispatcher and no result may be kept; otherwise calling a body directly saves most
     of what a launch-bound operator costs."""
-    return (torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+    return (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
             or torch._C._get_tracing_state() is not None
             or torch._C._are_functorch_transforms_active())

@@ -7,18 +7,20 @@ on a machine without a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 
+from .bound import Forms, bound_launch
 from .dispatch import interpreting
 from .interpreter import mend
 
-__all__ = ["Launch", "capability", "dot_precision", "launch", "num_sms", "record_launches",
-           "recording"]
+__all__ = ["Launch", "Program", "capability", "dot_precision", "launch", "num_sms",
+           "record_launches", "recording"]
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,31 @@ def recording() -> bool:
     return _recorder is not None
 
 
+class _GPU(NamedTuple):
+    capability: tuple[int, int]
+    multiprocessors: int
+
+
+@cache
+def _gpu(index: int) -> _GPU:
+    """What launch configs ask of a GPU; asking torch takes as long as a launch."""
+    properties = torch.cuda.get_device_properties(index)
+    return _GPU((properties.major, properties.minor), properties.multi_processor_count)
+
+
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability that launch configs are chosen for; ``(0, 0)`` off NVIDIA GPUs."""
     if _recorder is not None:
         return _recorder.capability
     if device.type == "cuda" and torch.version.hip is None:
-        return torch.cuda.get_device_capability(device)
+        return _gpu(device.index).capability
     return (0, 0)
 
 
 def num_sms(device: torch.device) -> int:
     """Multiprocessors that a persistent grid should fill (one under the interpreter)."""
     if _recorder is None and device.type == "cuda":
-        return torch.cuda.get_device_properties(device).multi_processor_count
+        return _gpu(device.index).multiprocessors
     return 1 if _recorder is None else 132
 
 
@@ -105,13 +119,37 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, device: torch.device,
             sums are fused unless ``enable_fp_fusion=False``: the default of Triton changes.
     """
     options.setdefault("enable_fp_fusion", True)
+    _start(kernel, grid, args, device, options)
+
+
+class Program:
+    """A kernel with its constants and options: what a plan of many calls keeps.
+
+    ``Program(kernel, BLOCK=64, num_warps=4)(grid, *args, device=device)`` is :func:`launch` with
+    less to do each time.
+    """
+
+    __slots__ = ("_forms", "kernel", "options")
+
+    def __init__(self, kernel: Any, **options: Any) -> None:
+        self.kernel, self.options = kernel, {"enable_fp_fusion": True, **options}
+        self._forms: Forms = {}
+
+    def __call__(self, grid: tuple[int, ...], *args: Any, device: torch.device) -> None:
+        _start(self.kernel, grid, args, device, self.options, self._forms)
+
+
+def _start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], device: torch.device,
+           options: dict[str, Any], forms: Forms | None = None) -> None:
     if 0 in grid:
         return
     if _recorder is not None:
-        _recorder.launches.append(Launch(kernel, grid, args, options))
+        _recorder.launches.append(Launch(kernel, grid, args, dict(options)))
         return
     if interpreting():
         mend()
-    guard: Callable[..., Any] = torch.cuda.device if device.type == "cuda" else nullcontext
-    with guard(device):
-        kernel[grid](*args, **options)
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            bound_launch(kernel, grid, args, options, forms)
+    else:
+        bound_launch(kernel, grid, args, options, forms)

@@ -10,14 +10,13 @@ from torch import nn
 
 from fastdet.core.mask import encode_mask_results
 from fastdet.mmcv.engine import collect_results_cpu, collect_results_gpu
+from fastdet.mmcv.engine.test import run_model, run_shared
 from fastdet.mmcv.image import imresize, tensor2imgs
-from fastdet.mmcv.runner import get_dist_info
-from fastdet.mmcv.utils import ProgressBar
 
 __all__ = ["collect_results_cpu", "collect_results_gpu", "multi_gpu_test", "single_gpu_test"]
 
 
-def _encoded(results: list[Any]) -> list[Any]:
+def _encoded(data: Any, results: list[Any]) -> list[Any]:
     """Results of a batch with masks as run-length codes, which take less memory."""
     out = []
     for result in results:
@@ -47,7 +46,6 @@ def _show(model: Any, data: dict[str, Any], results: list[Any], palette: Any, sh
                           score_thr=score_thr)
 
 
-@torch.no_grad()
 def single_gpu_test(model: nn.Module, data_loader: Any, show: bool = False,
                     out_dir: str | None = None, show_score_thr: float = 0.3) -> list[Any]:
     """Results of every image, in one process.
@@ -59,21 +57,17 @@ def single_gpu_test(model: nn.Module, data_loader: Any, show: bool = False,
         out_dir: write every result's picture there.
         show_score_thr: what scores less is not drawn.
     """
-    model.eval()
-    results: list[Any] = []
-    dataset = data_loader.dataset
-    bar = ProgressBar(len(dataset))
-    for data in data_loader:
-        batch = model(return_loss=False, rescale=True, **data)
+    palette = getattr(data_loader.dataset, "PALETTE", None)
+
+    def keep(data: Any, batch: list[Any]) -> list[Any]:
         if show or out_dir:
-            _show(getattr(model, "module", model), data, batch, getattr(dataset, "PALETTE", None),
-                  show, out_dir, show_score_thr)
-        results += _encoded(batch)
-        bar.update(len(batch))
-    return results
+            _show(getattr(model, "module", model), data, batch, palette, show, out_dir,
+                  show_score_thr)
+        return _encoded(data, batch)
+
+    return run_model(model, data_loader, keep, rescale=True)
 
 
-@torch.no_grad()
 def multi_gpu_test(model: nn.Module, data_loader: Any, tmpdir: str | None = None,
                    gpu_collect: bool = False) -> list[Any] | None:
     """Results of every image, in the data set's order, from several processes.
@@ -87,16 +81,4 @@ def multi_gpu_test(model: nn.Module, data_loader: Any, tmpdir: str | None = None
     Returns:
         All results on rank 0, ``None`` elsewhere.
     """
-    model.eval()
-    rank, world_size = get_dist_info()
-    size = len(data_loader.dataset)
-    results: list[Any] = []
-    bar = ProgressBar(size) if rank == 0 else None
-    for data in data_loader:
-        batch = model(return_loss=False, rescale=True, **data)
-        results += _encoded(batch)
-        if bar is not None:  # the last batches of all processes may hold more than is left
-            bar.update(max(1, min(len(batch) * world_size, size - bar.completed)))
-    if gpu_collect:
-        return collect_results_gpu(results, size)
-    return collect_results_cpu(results, size, tmpdir)
+    return run_shared(model, data_loader, tmpdir, gpu_collect, keep=_encoded, rescale=True)

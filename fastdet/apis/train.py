@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastdet.core.utils import sync_random_seed
@@ -21,6 +24,7 @@ from fastdet.mmcv.runner import (
 )
 
 from .eval_hooks import DistEvalHook, EvalHook
+from .fsdp import ShardedEvalHook, check_fsdp, shard_detector, shard_optimizer
 from .utils import build_ddp, build_dp, compat_cfg, find_latest_checkpoint, get_root_logger
 
 __all__ = ["auto_scale_lr", "init_random_seed", "set_random_seed", "train_detector"]
@@ -58,7 +62,9 @@ def train_detector(model: nn.Module, dataset: Any, cfg: Any, distributed: bool =
     Args:
         model: the detector, its weights initialised.
         dataset: the data set, or a list with one for each part of ``cfg.workflow``.
-        cfg: the config, with ``work_dir``, ``gpu_ids``, ``seed`` and ``device``.
+        cfg: the config, with ``work_dir``, ``gpu_ids``, ``seed`` and ``device``. ``bf16=True``
+            computes losses under autocast to bfloat16; ``fsdp=True``, or arguments of
+            :func:`shard_detector`, shards the weights over the processes.
         distributed: this is one of several processes.
         validate: evaluate on ``cfg.data.val`` as ``cfg.evaluation`` says.
         timestamp: names the log files.
@@ -73,21 +79,19 @@ def train_detector(model: nn.Module, dataset: Any, cfg: Any, distributed: bool =
                seed=cfg.get("seed"), runner_type=runner_type, persistent_workers=False),
         **cfg.data.get("train_dataloader", {})}
     loaders = [build_dataloader(ds, **loader_cfg) for ds in datasets]
-    device = cfg.get("device", "cuda")
-    wrapped: Any
-    if distributed:
-        wrapped = build_ddp(model, device, device_ids=[int(os.environ.get("LOCAL_RANK", 0))],
-                            broadcast_buffers=False,
-                            find_unused_parameters=cfg.get("find_unused_parameters", False))
-    else:
-        wrapped = build_dp(model, device, device_ids=cfg.gpu_ids)
+    wrapped = _wrapped(model, cfg, distributed)
     auto_scale_lr(cfg, distributed, logger)
     optimizer = build_optimizer(wrapped, cfg.optimizer)
+    checkpoint_config = cfg.get("checkpoint_config")
+    if cfg.get("fsdp"):
+        shard_optimizer(optimizer)
+        checkpoint_config = checkpoint_config and {**checkpoint_config,
+                                                   "type": "ShardedCheckpointHook"}
     runner = build_runner(cfg.runner, default_args=dict(
         model=wrapped, optimizer=optimizer, work_dir=cfg.work_dir, logger=logger, meta=meta))
     runner.timestamp = timestamp
     runner.register_training_hooks(
-        cfg.lr_config, _optimizer_hook(cfg, distributed), cfg.get("checkpoint_config"),
+        cfg.lr_config, _optimizer_hook(cfg, distributed), checkpoint_config,
         cfg.get("log_config"), cfg.get("momentum_config"),
         custom_hooks_config=cfg.get("custom_hooks"))
     if distributed and isinstance(runner, EpochBasedRunner):
@@ -104,6 +108,33 @@ def train_detector(model: nn.Module, dataset: Any, cfg: Any, distributed: bool =
     runner.run(loaders, cfg.get("workflow", [("train", 1)]))
 
 
+def _in_bf16(step: Callable[..., Any], device: str) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device, torch.bfloat16):
+            return step(*args, **kwargs)
+    return run
+
+
+def _wrapped(model: Any, cfg: Any, distributed: bool) -> Any:
+    """The model as it is trained: on its device, in parallel, in its precision."""
+    device = cfg.get("device", "cuda")
+    if cfg.get("bf16"):
+        for name in ("train_step", "val_step"):
+            setattr(model, name, _in_bf16(getattr(model, name), device))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if cfg.get("fsdp"):
+        if not distributed:
+            raise ValueError("fsdp shards weights over several processes; start them by torchrun")
+        check_fsdp(cfg)
+        settings = cfg.fsdp if isinstance(cfg.fsdp, dict) else {}
+        return shard_detector(model, device, local_rank, **settings)
+    if distributed:
+        return build_ddp(model, device, device_ids=[local_rank], broadcast_buffers=False,
+                         find_unused_parameters=cfg.get("find_unused_parameters", False))
+    return build_dp(model, device, device_ids=cfg.gpu_ids)
+
+
 def _optimizer_hook(cfg: Any, distributed: bool) -> Any:
     settings = cfg.optimizer_config
     if cfg.get("fp16") is not None:
@@ -117,4 +148,5 @@ def _eval_hook(cfg: Any, distributed: bool) -> EvalHook:
     loader = build_dataloader(build_dataset(cfg.data.val, dict(test_mode=True)), **loader_cfg)
     settings = dict(cfg.get("evaluation", {}))
     settings["by_epoch"] = cfg.runner["type"] != "IterBasedRunner"
-    return (DistEvalHook if distributed else EvalHook)(loader, **settings)
+    hook = ShardedEvalHook if cfg.get("fsdp") else DistEvalHook if distributed else EvalHook
+    return hook(loader, **settings)

@@ -69,6 +69,11 @@ def add_train(commands: Any) -> None:
                        help="only algorithms that give the same every time")
     train.add_argument("--auto-scale-lr", action="store_true",
                        help="scale the learning rate by the batch")
+    train.add_argument("--fsdp", action="store_true",
+                       help="shard weights, gradients and the optimizer's state over all "
+                       "processes (FSDP2), for models that outgrow a GPU; checkpoints stay whole")
+    train.add_argument("--bf16", action="store_true",
+                       help="compute losses in bfloat16 (autocast); weights stay float32")
     train.add_argument("--allow-download", action="store_true",
                        help="read the pretrained weights that the config names from the network")
     _job(train)

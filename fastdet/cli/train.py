@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = read_config(args.config, args.cfg_options)
     distributed = start(args, cfg)
     from fastdet.apis import get_root_logger, init_random_seed, set_random_seed, train_detector
+    from fastdet.apis.fsdp import check_fsdp
     from fastdet.apis.utils import collect_env
     from fastdet.mmcv.runner import get_dist_info
     from fastdet.version import __version__
@@ -69,6 +70,18 @@ def run(args: argparse.Namespace) -> int:
             raise CliError(f"there is no checkpoint {args.resume_from}")
         cfg.resume_from = args.resume_from
     cfg.auto_resume = args.auto_resume
+    if args.bf16:
+        cfg.bf16 = True
+    if args.fsdp:
+        cfg.fsdp = cfg.get("fsdp") or True
+    if cfg.get("fsdp"):
+        if not distributed:
+            raise CliError("--fsdp shards weights over several processes; start them by "
+                           "torchrun --nproc_per_node=N -m fastdet train ...")
+        try:
+            check_fsdp(cfg)
+        except ValueError as e:
+            raise CliError(first_line(e)) from None
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise CliError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size")

@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fastdet.utils import Registry
+from fastdet.utils import Registry, numpy_names
 
-from . import numpy_names
 from .finder import Finder, ours_for
 from .origin import Source, is_original, known_fingerprints
 

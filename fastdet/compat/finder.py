@@ -22,7 +22,7 @@ __all__ = ["Finder", "ours_for"]
 
 def ours_for(module: str, name: str) -> Any | None:
     """Our class or function for one of MMDetection's; ``None`` if there is none."""
-    if not any(module.startswith(f"mmdet.{part}.") for part in REPLACED):
+    if not any(f"{module}.".startswith(f"mmdet.{part}.") for part in REPLACED):
         return None
     ours = our_module(module)
     return None if ours is None else getattr(importlib.import_module(ours), name, None)

@@ -23,12 +23,13 @@ from typing import Any
 __all__ = ["REPLACED", "Source", "fingerprints", "is_original", "known_fingerprints",
            "registers"]
 
-#: What stands in for MMDetection's own where ours has the name: subpackages of ``mmdet``.
+#: What stands in for MMDetection's own where ours has the name: subpackages and modules of
+#: ``mmdet``.
 REPLACED = (
-    "core.anchor", "core.bbox", "core.bbox.assigners", "core.bbox.coder",
+    "apis.test", "core.anchor", "core.bbox", "core.bbox.assigners", "core.bbox.coder",
     "core.bbox.iou_calculators", "core.bbox.match_costs", "core.bbox.samplers", "core.mask",
     "core.post_processing", "models.backbones", "models.losses", "models.necks", "models.plugins",
-    "models.roi_heads.roi_extractors", "models.utils")
+    "models.roi_heads.roi_extractors", "models.utils", "utils.util_distribution")
 
 _DATA = Path(__file__).with_name("mmdet-2.26.0.json")
 # Fields that say nothing about what code does, or that only some versions of Python have.
@@ -214,8 +215,9 @@ def fingerprints(root: str | Path) -> dict[str, dict[str, str]]:
     source = Source(root)
     out: dict[str, dict[str, str]] = {}
     for part in REPLACED:
-        for path in sorted(source.root.joinpath(*part.split(".")).glob("*.py")):
-            module = f"mmdet.{part}.{path.stem}"
+        place = source.root.joinpath(*part.split("."))
+        for path in sorted(place.glob("*.py")) or [place.with_suffix(".py")]:
+            module = ".".join(("mmdet", *path.relative_to(source.root).with_suffix("").parts))
             if path.name != "__init__.py" and (names := source.definitions(module)):
                 out[module] = {name: source.fingerprint(module, name) for name in names}
     return out

@@ -22,11 +22,13 @@ from fastdet.mmcv.fileio import dump, load
 from .builder import DATASETS
 from .custom import CustomDataset
 
-__all__ = ["CocoDataset"]
+__all__ = ["METRICS", "CocoDataset"]
 
 #: Where COCOeval's summary has each number.
 _PLACES = {"mAP": 0, "mAP_50": 1, "mAP_75": 2, "mAP_s": 3, "mAP_m": 4, "mAP_l": 5, "AR@100": 6,
            "AR@300": 7, "AR@1000": 8, "AR_s@1000": 9, "AR_m@1000": 10, "AR_l@1000": 11}
+#: What :meth:`CocoDataset.evaluate` knows.
+METRICS = ("bbox", "segm", "proposal", "proposal_fast")
 _RECALLS = ("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
 _PRECISIONS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 
@@ -173,6 +175,22 @@ class CocoDataset(CustomDataset):
             dump(entries, files[kind])
         return files
 
+    def _check_count(self, results: Any) -> None:
+        if not isinstance(results, list):
+            raise TypeError(f"results must be a list, got {type(results).__name__}")
+        if len(results) != len(self):
+            raise ValueError(f"there are {len(results)} results for {len(self)} images")
+
+    @staticmethod
+    def _metrics(metric: Any, allowed: tuple[str, ...] = METRICS) -> list[str]:
+        """The metrics that are asked for, which must be allowed."""
+        metrics = [metric] if isinstance(metric, str) else list(metric)
+        for name in metrics:
+            if name not in allowed:
+                raise KeyError(f"metric {name} is not supported, only {', '.join(allowed[:-1])} "
+                               f"and {allowed[-1]}")
+        return metrics
+
     def format_results(self, results: Any, jsonfile_prefix: str | None = None,
                        **kwargs: Any) -> tuple[Any, Any]:
         """:meth:`results2json`, into a temporary folder where no prefix is given.
@@ -180,10 +198,7 @@ class CocoDataset(CustomDataset):
         Returns:
             The files, and the temporary folder (or ``None``), which its owner cleans up.
         """
-        if not isinstance(results, list):
-            raise TypeError(f"results must be a list, got {type(results).__name__}")
-        if len(results) != len(self):
-            raise ValueError(f"there are {len(results)} results for {len(self)} images")
+        self._check_count(results)
         folder = None
         if jsonfile_prefix is None:
             folder = tempfile.TemporaryDirectory()
@@ -227,11 +242,7 @@ class CocoDataset(CustomDataset):
         Raises:
             KeyError: a metric or item is unknown.
         """
-        metrics = [metric] if isinstance(metric, str) else list(metric)
-        for name in metrics:
-            if name not in ("bbox", "segm", "proposal", "proposal_fast"):
-                raise KeyError(f"metric {name} is not supported, only bbox, segm, proposal and "
-                               "proposal_fast")
+        metrics = self._metrics(metric)
         self.cat_ids = self.coco.get_cat_ids(cat_names=self.CLASSES)
         files, folder = self.format_results(results, jsonfile_prefix)
         try:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from fastdet.core.evaluation.class_names import data_set
 from fastdet.core.evaluation.report import say
 from fastdet.mmcv.fileio import load
 from fastdet.mmcv.utils.misc import optional_import
+from fastdet.utils.numpy_names import mended
 
 from .builder import DATASETS
 from .coco import CocoDataset
@@ -22,19 +22,6 @@ from .coco import CocoDataset
 __all__ = ["LVISDataset", "LVISV05Dataset", "LVISV1Dataset"]
 
 _IOU_THRS = np.arange(0.5, 0.96, 0.05)
-
-
-@contextlib.contextmanager
-def _old_names() -> Iterator[None]:
-    """``np.float`` for the package lvis (0.5.3), which NumPy 1.24 took away."""
-    missing = "float" not in vars(np)
-    if missing:
-        np.float = float  # type: ignore[attr-defined]  # noqa: NPY001
-    try:
-        yield
-    finally:
-        if missing:
-            del np.float  # type: ignore[attr-defined]  # noqa: NPY001
 
 
 @DATASETS.register_module()
@@ -78,11 +65,7 @@ class LVISV05Dataset(CocoDataset):
             metric: ``'bbox'``, ``'segm'``, ``'proposal'``, ``'proposal_fast'``, or several.
             classwise: also show every class's AP.
         """
-        metrics = [metric] if isinstance(metric, str) else list(metric)
-        for name in metrics:
-            if name not in ("bbox", "segm", "proposal", "proposal_fast"):
-                raise KeyError(f"metric {name} is not supported, only bbox, segm, proposal and "
-                               "proposal_fast")
+        metrics = self._metrics(metric)
         files, folder = self.format_results(results, jsonfile_prefix)
         found: dict[str, Any] = OrderedDict()
         try:
@@ -95,7 +78,7 @@ class LVISV05Dataset(CocoDataset):
                     continue
                 if name not in files:
                     raise KeyError(f"{name} is not in results")
-                with _old_names():
+                with mended():  # lvis 0.5.3 has np.float
                     found.update(self._lvis_eval(files[name], name, classwise, logger))
         finally:
             if folder is not None:

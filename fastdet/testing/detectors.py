@@ -71,7 +71,8 @@ def missing(case: Case) -> set[str]:
             named.add(value["type"])
 
     walk(case["model"])
-    plain = {"nms", "soft_nms", "bilinear", "dilation", "offset"}  # no classes
+    plain = {"nms", "soft_nms", "bilinear", "dilation", "offset",  # no classes
+             "conv", "interpolation_conv", "last_conv"}  # FPG's connections
     return {name for name in named - plain
             if not hasattr(ops, name) and all(name not in r for r in _REGISTRIES)}
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..common import dtype_reason, next_power_of_2
+from ..autograd import operator
+from ..common import dtype_reason, next_power_of_2, options
 from ..dispatch import Reason, use_triton
-from ..launch import capability, dot_precision, launch
+from ..launch import Program, capability, dot_precision
 from .reference import dynamic_conv_reference
 
 __all__ = ["can_run_dynamic_conv", "dynamic_conv"]
@@ -35,16 +38,17 @@ class _Config(NamedTuple):
     num_stages: int
 
 
-def _config(kind: str, size: int, feat: int, out: int, params: Tensor) -> _Config:
+def _config(kind: str, size: int, feat: int, out: int, dtype: torch.dtype,
+            card: tuple[int, int]) -> _Config:
     """Tile of rows, chunks of input and output channels and launch options of ``fwd`` or ``bwd``.
 
     ``fwd`` takes all output channels at once where p_out fits into shared memory beside the rest.
     """
     block_f, block_o, rows = (next_power_of_2(n, 16) for n in (feat, out, size))
-    room = (64 if capability(params.device)[0] else 32) * 1024
-    if kind == "fwd" and block_f * block_o * params.element_size() > room:
+    room = (64 if card[0] else 32) * 1024
+    if kind == "fwd" and block_f * block_o * dtype.itemsize > room:
         block_o = 64
-    if params.dtype == torch.float32:
+    if dtype == torch.float32:
         # No tensor cores in IEEE precision: short tiles keep the operands in registers.
         if kind == "bwd":
             return _Config(16, 16, block_f, min(32, block_o), 8, 2)
@@ -57,33 +61,48 @@ def _config(kind: str, size: int, feat: int, out: int, params: Tensor) -> _Confi
     return _Config(min(64 if block_o <= 256 else 32, rows), 64, block_f, block_o, 8, 3)
 
 
-def _options(config: _Config, x: Tensor, params: Tensor, feat: int, out: int) -> dict[str, Any]:
-    return {"device": x.device, "IN": x.shape[1], "FEAT": feat, "OUT": out,
-            "PRECISION": dot_precision(params.dtype), "BLOCK_S": config.block_s,
-            "BLOCK_K": config.block_k, "BLOCK_F": config.block_f, "BLOCK_O": config.block_o,
-            "num_warps": config.num_warps, "num_stages": config.num_stages}
+class _Plan(NamedTuple):
+    """What a launch has in common with all of the same sizes."""
+
+    program: Program
+    tiles: int  # of a proposal's rows; with no rows one, which writes that the gradients are zero
 
 
-def _tiles(size: int, config: _Config) -> int:
-    """Tiles of a proposal's rows; with no rows one, which writes that the gradients are zero."""
-    return max(1, -(-size // config.block_s))
+@lru_cache(maxsize=512)
+def _plan(kind: str, channels: int, size: int, feat: int, out: int, dtype: torch.dtype,
+          card: tuple[int, int], precision: str, **needs: int) -> _Plan:
+    from . import kernel
+
+    config = _config(kind, size, feat, out, dtype, card)
+    tiles = max(1, -(-size // config.block_s))
+    if kind == "bwd":
+        needs["WHOLE"] = int(tiles == 1)  # then the one program makes the parameters' gradient
+    program = Program(getattr(kernel, f"dynamic_conv_{kind}_kernel"), IN=channels, FEAT=feat,
+                      OUT=out, PRECISION=precision, **needs, **options(config))
+    return _Plan(program, tiles)
 
 
-@torch.library.custom_op("fastdet::dynamic_conv", mutates_args=())
+def _rows(params: Tensor) -> Tensor:
+    """``params`` with each proposal's numbers contiguous."""
+    return params if params.stride(1) == 1 else params.contiguous()
+
+
+@operator(
+    "dynamic_conv",
+    "(Tensor x, Tensor params, Tensor w_in, Tensor b_in, Tensor w_out, Tensor b_out, float eps_in, "
+    "float eps_out, ScalarType out_dtype) -> (Tensor, Tensor)")
 def _forward(x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor,
              eps_in: float, eps_out: float, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    from .kernel import dynamic_conv_fwd_kernel
-
-    n, _, size = x.shape
+    n, channels, size = x.shape
     feat, out = w_in.numel(), w_out.numel()
-    params = params if params.stride(1) == 1 else params.contiguous()
+    params = _rows(params)
     result = x.new_empty(n, size, out, dtype=out_dtype)
     stats = x.new_empty(n, size, 2, dtype=torch.float32)
-    config = _config("fwd", size, feat, out, params)
-    tiles = _tiles(size, config)
-    launch(dynamic_conv_fwd_kernel, (n * tiles,), x, params, w_in.contiguous(), b_in.contiguous(),
-           w_out.contiguous(), b_out.contiguous(), result, stats, size, tiles, *x.stride(),
-           params.stride(0), eps_in, eps_out, **_options(config, x, params, feat, out))
+    plan = _plan("fwd", channels, size, feat, out, params.dtype, capability(x.device),
+                 dot_precision(params.dtype))
+    plan.program((n * plan.tiles,), x, params, w_in.contiguous(), b_in.contiguous(),
+                 w_out.contiguous(), b_out.contiguous(), result, stats, size, plan.tiles,
+                 *x.stride(), params.stride(0), eps_in, eps_out, device=x.device)
     return result, stats
 
 
@@ -95,29 +114,32 @@ def _(x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_ou
             x.new_empty(n, size, 2, dtype=torch.float32))
 
 
-@torch.library.custom_op("fastdet::dynamic_conv_backward", mutates_args=())
+@operator(
+    "dynamic_conv_backward",
+    "(Tensor grad, Tensor x, Tensor params, Tensor w_in, Tensor b_in, Tensor w_out, Tensor b_out, "
+    "Tensor stats, float eps_in, bool needs_x, bool needs_params, bool needs_norm) "
+    "-> (Tensor, Tensor, Tensor)")
 def _backward(grad: Tensor, x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor,
               b_out: Tensor, stats: Tensor, eps_in: float, needs_x: bool, needs_params: bool,
               needs_norm: bool) -> tuple[Tensor, Tensor, Tensor]:
-    from .kernel import dynamic_conv_bwd_kernel
-
     n, channels, size = x.shape
     feat, out = w_in.numel(), w_out.numel()
-    params = params if params.stride(1) == 1 else params.contiguous()
-    config = _config("bwd", size, feat, out, params)
-    tiles = _tiles(size, config)
-    whole = tiles == 1  # then the one program makes the parameters' gradient
+    params = _rows(params)
+    plan = _plan("bwd", channels, size, feat, out, params.dtype, capability(x.device),
+                 dot_precision(params.dtype), HAS_DX=int(needs_x), HAS_DPARAMS=int(needs_params),
+                 HAS_DNORM=int(needs_norm))
     dx = torch.empty_like(x) if needs_x else x.new_empty(0, 0, 0)
     dparams = params.new_empty(params.shape if needs_params else 0)
-    spill = needs_params and not whole  # what a tile leaves for the parameters' gradient
-    h, df, dy = (params.new_empty((n, size, width) if spill else 0) for width in (feat, feat, out))
-    dnorm = params.new_empty((n * tiles if needs_norm else 0, 2 * (feat + out)),
+    spill = needs_params and plan.tiles > 1  # what a tile leaves for the parameters' gradient
+    h = df = dy = dparams
+    if spill:
+        h, df, dy = (params.new_empty(n, size, width) for width in (feat, feat, out))
+    dnorm = params.new_empty((n * plan.tiles if needs_norm else 0, 2 * (feat + out)),
                              dtype=torch.float32)
-    launch(dynamic_conv_bwd_kernel, (n * tiles,), grad.contiguous(), x, params, w_in.contiguous(),
-           b_in.contiguous(), w_out.contiguous(), b_out.contiguous(), stats, dx, dparams, h, df, dy,
-           dnorm, size, tiles, *x.stride(), params.stride(0), *dx.stride(), eps_in,
-           HAS_DX=int(needs_x), HAS_DPARAMS=int(needs_params), HAS_DNORM=int(needs_norm),
-           WHOLE=int(whole), **_options(config, x, params, feat, out))
+    plan.program((n * plan.tiles,), grad.contiguous(), x, params, w_in.contiguous(),
+                 b_in.contiguous(), w_out.contiguous(), b_out.contiguous(), stats, dx, dparams, h,
+                 df, dy, dnorm, size, plan.tiles, *x.stride(), params.stride(0), *dx.stride(),
+                 eps_in, device=x.device)
     if spill:  # plain products: the vendor's library has nothing to learn from us
         dp_in, dp_out = dparams.split([channels * feat, feat * out], dim=1)
         torch.bmm(x.to(params.dtype), df, out=dp_in.view(n, channels, feat))
@@ -145,11 +167,20 @@ def _autograd(ctx: Any, grad: Tensor, _stats: Tensor) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
     dx, dparams, dnorm = _backward(grad, *tensors, ctx.eps_in, needs_x, needs_params,
                                    any(needs_norm))
-    norms = tensors[2:6]
-    parts = dnorm.split([t.numel() for t in norms])
     return (dx if needs_x else None, dparams if needs_params else None,
-            *(part.to(t.dtype) if needs else None
-              for part, t, needs in zip(parts, norms, needs_norm)), None, None, None)
+            *_of_norms(dnorm, tensors[2:6], needs_norm), None, None, None)
+
+
+def _of_norms(total: Tensor, norms: Sequence[Tensor], needs: Sequence[bool]) -> list[Any]:
+    """The gradients of the norms' parameters, which lie one behind the other."""
+    if not any(needs):
+        return [None] * 4
+    dtype = norms[0].dtype
+    if dtype == norms[1].dtype == norms[2].dtype == norms[3].dtype != total.dtype:
+        total = total.to(dtype)  # all at once
+    parts = total.split_with_sizes([t.numel() for t in norms])
+    return [None if not needed else part if part.dtype == t.dtype else part.to(t.dtype)
+            for part, t, needed in zip(parts, norms, needs)]
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
@@ -199,16 +230,17 @@ def dynamic_conv(x: Tensor, params: Tensor, norm_in_weight: Tensor, norm_in_bias
     if any(t.device != x.device for t in (params, *norms)):
         raise ValueError(f"{name}: x is on {x.device}, params on {params.device}, the norms on "
                          f"{', '.join(str(t.device) for t in norms)}")
-    kind = x.device.type
+    kind, dtype = x.device.type, params.dtype
     if torch.is_autocast_enabled(kind):
-        if params.dtype == torch.float32:
-            params = params.to(torch.get_autocast_dtype(kind))
-    elif x.dtype != params.dtype:
-        raise ValueError(f"{name}: x is {x.dtype}, params {params.dtype}; they may differ only "
+        if dtype == torch.float32:
+            dtype = torch.get_autocast_dtype(kind)
+            params = params.to(dtype)
+    elif x.dtype != dtype:
+        raise ValueError(f"{name}: x is {x.dtype}, params {dtype}; they may differ only "
                          "under autocast")
-    allowed = {params.dtype, torch.promote_types(params.dtype, torch.float32)}
-    if any(t.dtype not in allowed for t in norms) or not params.is_floating_point():
-        raise ValueError(f"{name}: params is {params.dtype}, the norms "
+    wide = torch.promote_types(dtype, torch.float32)
+    if not dtype.is_floating_point or any(t.dtype not in (dtype, wide) for t in norms):
+        raise ValueError(f"{name}: params is {dtype}, the norms "
                          f"{', '.join(str(t.dtype) for t in norms)}; expected the same "
                          "floating-point type, or float32 norms beside a half type")
     out_dtype = out_dtype or norm_out_weight.dtype

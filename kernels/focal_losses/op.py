@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..common import dtype_reason, next_power_of_2, partial_sums
+from ..autograd import operator
+from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
-from ..launch import launch
+from ..launch import Program, launch
 from .cpu import focal_sum
 from .reference import focal_reference, softmax_focal_reference
 
@@ -44,27 +46,35 @@ def _whole(exponent: float) -> int:
     return int(exponent) if exponent in (0, 1, 2, 3, 4) else -1
 
 
+@lru_cache(maxsize=512)
+def _program(kind: str, classes: int, first: float, second: float, labels: bool, weight: int,
+             **has: bool) -> Program:
+    from .kernel import focal_losses_kernel
+
+    return Program(focal_losses_kernel, C=classes, KIND=kind, FIRST=_whole(first),
+                   SECOND=_whole(second) if kind == "gaussian" else -1, LABELS=labels,
+                   WEIGHT=("", "row", "element")[weight], BLOCK=BLOCK, STEPS=STEPS, num_warps=4,
+                   **has)
+
+
 def _launch(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
             first: float, second: float, grad: Tensor | None, out: Tensor | None,
             dx: Tensor | None, sums: Tensor | None) -> None:
-    from .kernel import focal_losses_kernel
-
     def ready(one: Tensor | None) -> Tensor | None:
         return None if one is None else one.contiguous()
 
-    kinds = {None: "", 1: "row", 2: "element"}
-    launch(focal_losses_kernel, (-(-x.numel() // (BLOCK * STEPS)),), x.contiguous(),
-           target.contiguous(), ready(values), ready(weight), ready(grad), out, dx, sums,
-           x.numel(), first, second, device=x.device, C=x.shape[1], KIND=kind,
-           FIRST=_whole(first), SECOND=_whole(second) if kind == "gaussian" else -1,
-           LABELS=target.dim() == 1, HAS_VALUES=values is not None,
-           WEIGHT=kinds[None if weight is None else weight.dim()], HAS_GRAD=grad is not None,
-           HAS_OUT=out is not None, HAS_DX=dx is not None, HAS_SUMS=sums is not None, BLOCK=BLOCK,
-           STEPS=STEPS, num_warps=4)
+    program = _program(kind, x.shape[1], first, second, target.dim() == 1,
+                       0 if weight is None else weight.dim(), HAS_VALUES=values is not None,
+                       HAS_GRAD=grad is not None, HAS_OUT=out is not None, HAS_DX=dx is not None,
+                       HAS_SUMS=sums is not None)
+    size = x.numel()
+    program((-(-size // (BLOCK * STEPS)),), x.contiguous(), target.contiguous(), ready(values),
+            ready(weight), ready(grad), out, dx, sums, size, first, second, device=x.device)
 
 
 # ------------------------------------------------------------------ one loss per element
-@torch.library.custom_op("fastdet::focal_losses", mutates_args=())
+@operator("focal_losses", "(str kind, Tensor x, Tensor target, Tensor? values, Tensor? weight, "
+          "float first, float second) -> Tensor")
 def _each(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
           first: float, second: float) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -72,7 +82,8 @@ def _each(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: T
     return out
 
 
-@torch.library.custom_op("fastdet::focal_losses_backward", mutates_args=())
+@operator("focal_losses_backward", "(str kind, Tensor grad, Tensor x, Tensor target, "
+          "Tensor? values, Tensor? weight, float first, float second) -> Tensor")
 def _each_backward(kind: str, grad: Tensor, x: Tensor, target: Tensor, values: Tensor | None,
                    weight: Tensor | None, first: float, second: float) -> Tensor:
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -113,18 +124,22 @@ def _slope_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-@torch.library.custom_op("fastdet::focal_losses_sum", mutates_args=())
+_SUM = ("(str kind, Tensor x, Tensor target, Tensor? values, Tensor? weight, float first, "
+        "float second, bool with_slope) -> (Tensor, Tensor)")
+
+
+@operator("focal_losses_sum", _SUM)
 def _sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
          first: float, second: float, with_slope: bool) -> tuple[Tensor, Tensor]:
     """The sum, and its derivative in x (empty if not wanted)."""
-    sums = partial_sums((-(-x.numel() // (BLOCK * STEPS)),), x.device)
-    slope = torch.empty(x.shape if with_slope else 0, dtype=_slope_dtype(x.dtype), device=x.device)
+    sums = x.new_empty(-(-x.numel() // (BLOCK * STEPS)), dtype=torch.float32)
+    slope = x.new_empty(x.shape if with_slope else 0, dtype=_slope_dtype(x.dtype))
     _launch(kind, x, target, values, weight, first, second, None, None,
             slope if with_slope else None, sums)
     return sums.sum().to(x.dtype), slope
 
 
-@torch.library.custom_op("fastdet::focal_losses_sum_torch", mutates_args=())
+@operator("focal_losses_sum_torch", _SUM)
 def _sum_torch(kind: str, x: Tensor, target: Tensor, values: Tensor | None,
                weight: Tensor | None, first: float, second: float, with_slope: bool
                ) -> tuple[Tensor, Tensor]:
@@ -153,7 +168,10 @@ def _sum_autograd(ctx: Any, grad: Tensor | None, again: Tensor | None) -> tuple[
         raise RuntimeError("the focal losses' sums have a first derivative only; for a second one "
                            "take the losses of reduction='none' under the torch backend")
     (slope,) = ctx.saved_tensors
-    dx = None if grad is None else (slope * grad.to(slope.dtype)).to(ctx.dtype)
+    dx = None
+    if grad is not None:
+        dx = slope * (grad if grad.dtype == slope.dtype else grad.to(slope.dtype))
+        dx = dx if dx.dtype == ctx.dtype else dx.to(ctx.dtype)
     return None, dx, None, None, None, None, None, None
 
 
@@ -176,7 +194,8 @@ def _launch_softmax(x: Tensor, labels: Tensor, weight: Tensor | None, grad: Tens
            BLOCK_N=rows, BLOCK_C=wide, num_warps=8)
 
 
-@torch.library.custom_op("fastdet::softmax_focal_loss", mutates_args=())
+@operator("softmax_focal_loss",
+          "(Tensor x, Tensor labels, Tensor? weight, float gamma, float alpha) -> Tensor")
 def _softmax(x: Tensor, labels: Tensor, weight: Tensor | None, gamma: float, alpha: float
              ) -> Tensor:
     out = torch.empty(x.shape[0], dtype=x.dtype, device=x.device)
@@ -184,7 +203,8 @@ def _softmax(x: Tensor, labels: Tensor, weight: Tensor | None, gamma: float, alp
     return out
 
 
-@torch.library.custom_op("fastdet::softmax_focal_loss_backward", mutates_args=())
+@operator("softmax_focal_loss_backward", "(Tensor grad, Tensor x, Tensor labels, Tensor? weight, "
+          "float gamma, float alpha) -> Tensor")
 def _softmax_backward(grad: Tensor, x: Tensor, labels: Tensor, weight: Tensor | None,
                       gamma: float, alpha: float) -> Tensor:
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)

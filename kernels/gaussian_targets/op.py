@@ -73,7 +73,7 @@ SCHEMA = ("(Tensor discs, SymInt[] lengths, Tensor values, int channels, SymInt 
           "SymInt width, ScalarType dtype) -> (Tensor, Tensor, Tensor)")
 
 
-@torch.library.custom_op("fastdet::gaussian_targets", mutates_args=(), schema=SCHEMA)
+@operator("gaussian_targets", SCHEMA)
 def _targets_triton(discs: Tensor, lengths: Sequence[int], values: Tensor, channels: int,
                     height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Heatmap [B, C, H, W], planes [G, B, 2, H, W] and the number of ones."""
@@ -126,7 +126,8 @@ def _(discs: Tensor, lengths: Sequence[int], values: Tensor, channels: int, heig
             discs.new_empty((), dtype=torch.int64))
 
 
-@torch.library.custom_op("fastdet::centernet_discs", mutates_args=())
+@operator("centernet_discs", "(Tensor boxes, Tensor labels, float width_ratio, "
+          "float height_ratio, float min_overlap) -> (Tensor, Tensor)")
 def _discs_triton(boxes: Tensor, labels: Tensor, width_ratio: float, height_ratio: float,
                   min_overlap: float) -> tuple[Tensor, Tensor]:
     from .kernel import centernet_discs_kernel

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..dispatch import Reason, use_triton
 from ..launch import launch
-from .reference import Rule, max_iou_assign_chunked
+from .cpu import max_iou_assign_chunked
+from .reference import Rule
 
 __all__ = ["can_run_max_iou_assign", "max_iou_assign"]
 
@@ -25,7 +27,11 @@ def can_run_max_iou_assign(boxes: Tensor, gts: Tensor) -> Reason | None:
     return None
 
 
-@torch.library.custom_op("fastdet::max_iou_assign", mutates_args=())
+@operator(
+    "max_iou_assign",
+    "(Tensor boxes, Tensor gts, Tensor counts, Tensor? gt_labels, Tensor? ignore, "
+    "Tensor? ignore_counts, Tensor? valid, float[] thresholds, bool match_low_quality, "
+    "bool gt_max_assign_all, bool ignore_wrt_candidates, bool triton) -> (Tensor, Tensor, Tensor)")
 def _assign(boxes: Tensor, gts: Tensor, counts: Tensor, gt_labels: Tensor | None,
             ignore: Tensor | None, ignore_counts: Tensor | None, valid: Tensor | None,
             thresholds: list[float], match_low_quality: bool, gt_max_assign_all: bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2, optional_empty
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
-from ..launch import launch
+from ..launch import Program
 from ..pyramid import level_table
 from .cpu import multi_scale_deformable_attention_cpu
 
@@ -62,16 +63,31 @@ def _rows(t: Tensor) -> Tensor:
     return t if t.is_contiguous() or t.transpose(0, 1).is_contiguous() else t.contiguous()
 
 
-def _arguments(kind: str, value: Tensor, places: Tensor, weights: Tensor
-               ) -> tuple[tuple[int, ...], tuple[int, int], dict[str, int]]:
-    """Sizes and strides, the grid, and constants of a launch."""
-    B, K, heads, d = value.shape
-    Q, L, P = places.shape[1], *places.shape[3:5]
-    config = _config(kind, d, value.dtype)
-    numbers = (K, Q, *value.stride()[:2], *places.stride()[:2], *weights.stride()[:2])
-    return numbers, (-(-Q // config.block_q) * heads, B), {
-        "HEADS": heads, "D": d, "L": L, "P": P, "BLOCK_Q": config.block_q,
-        "BLOCK_D": config.block_d, "num_warps": config.num_warps}
+class _Plan(NamedTuple):
+    """What a launch has in common with all of the same sizes."""
+
+    program: Program
+    grid: tuple[int, int]
+    numbers: tuple[int, ...]  # sizes and strides, the kernel's last arguments
+
+
+@lru_cache(maxsize=512)
+def _plan(kind: str, value: torch.Size, places: torch.Size, strides: tuple[int, ...],
+          dtype: torch.dtype, **needs: int) -> _Plan:
+    from . import kernel
+
+    B, K, heads, d = value
+    Q, L, P = places[1], *places[3:5]
+    config = _config(kind, d, dtype)
+    program = Program(
+        getattr(kernel, f"multi_scale_deformable_attention_{kind}_kernel"), HEADS=heads, D=d, L=L,
+        P=P, BLOCK_Q=config.block_q, BLOCK_D=config.block_d, num_warps=config.num_warps, **needs)
+    return _Plan(program, (-(-Q // config.block_q) * heads, B), (K, Q, *strides))
+
+
+def _strides(value: Tensor, places: Tensor, weights: Tensor) -> tuple[int, ...]:
+    """By image and by row."""
+    return (*value.stride()[:2], *places.stride()[:2], *weights.stride()[:2])
 
 
 @operator(
@@ -79,14 +95,12 @@ def _arguments(kind: str, value: Tensor, places: Tensor, weights: Tensor
     "(Tensor value, Tensor sizes, Tensor starts, Tensor places, Tensor weights) -> Tensor")
 def _forward(value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor, weights: Tensor
              ) -> Tensor:
-    from .kernel import multi_scale_deformable_attention_fwd_kernel
-
     value, places, weights = _rows(value), _rows(places), _rows(weights)
     B, _, heads, d = value.shape
-    out = torch.empty((B, places.shape[1], heads * d), dtype=value.dtype, device=value.device)
-    numbers, grid, options = _arguments("fwd", value, places, weights)
-    launch(multi_scale_deformable_attention_fwd_kernel, grid, value, sizes.contiguous(),
-           starts.contiguous(), places, weights, out, *numbers, device=value.device, **options)
+    out = value.new_empty(B, places.shape[1], heads * d)
+    plan = _plan("fwd", value.shape, places.shape, _strides(value, places, weights), value.dtype)
+    plan.program(plan.grid, value, sizes.contiguous(), starts.contiguous(), places, weights, out,
+                 *plan.numbers, device=value.device)
     return out
 
 
@@ -108,8 +122,6 @@ def _fixed_point(grad: Tensor, weights: Tensor) -> Tensor:
 def _backward(grad: Tensor, value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor,
               weights: Tensor, needs_value: bool, needs_place: bool
               ) -> tuple[Tensor, Tensor, Tensor]:
-    from .kernel import multi_scale_deformable_attention_bwd_kernel
-
     grad = grad.contiguous()
     value, places, weights = _rows(value), _rows(places), _rows(weights)
     fixed = needs_value and grad.numel() > 0 and torch.are_deterministic_algorithms_enabled()
@@ -117,11 +129,10 @@ def _backward(grad: Tensor, value: Tensor, sizes: Tensor, starts: Tensor, places
     dvalue = (torch.zeros_like(value, dtype=torch.int64 if fixed else torch.float32)
               if needs_value else value.new_empty(0))
     dplaces, dweights = (optional_empty(t, needs_place) for t in (places, weights))
-    numbers, grid, options = _arguments("bwd", value, places, weights)
-    launch(multi_scale_deformable_attention_bwd_kernel, grid, value, sizes.contiguous(),
-           starts.contiguous(), places, weights, grad, scale, dvalue, dplaces, dweights, *numbers,
-           device=value.device, **options, NEEDS_VALUE=int(needs_value),
-           NEEDS_PLACE=int(needs_place), FIXED=int(fixed))
+    plan = _plan("bwd", value.shape, places.shape, _strides(value, places, weights), value.dtype,
+                 NEEDS_VALUE=int(needs_value), NEEDS_PLACE=int(needs_place), FIXED=int(fixed))
+    plan.program(plan.grid, value, sizes.contiguous(), starts.contiguous(), places, weights, grad,
+                 scale, dvalue, dplaces, dweights, *plan.numbers, device=value.device)
     if fixed:
         dvalue = dvalue.double() / scale
     return dvalue.to(value.dtype), dplaces, dweights
@@ -151,33 +162,73 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
-def _levels(spatial_shapes: Tensor | Sequence[tuple[int, int]],
-            level_start_index: Tensor | Sequence[int] | None, value: Tensor, L: int
-            ) -> tuple[Tensor, Tensor]:
-    """Sizes and first rows as tensors on the device of ``value``; checked where the host has them.
-    """
-    device = value.device
-    if not isinstance(spatial_shapes, Tensor):
-        if len(spatial_shapes) != L:
-            raise ValueError(f"{NAME}: spatial_shapes must hold {L} levels, as sampling_locations "
-                             f"does, got {spatial_shapes}")
-        sizes, starts = level_table(spatial_shapes, device)
-    else:
-        sizes = spatial_shapes.to(device)
-        starts = sizes[..., 0] * sizes[..., 1]
-        starts = starts.cumsum(0) - starts
-    if level_start_index is not None:
-        starts = torch.as_tensor(level_start_index, device=device)
+def _check_levels(sizes: list[list[int]], starts: list[int], rows: int) -> None:
+    for (h, w), start in zip(sizes, starts):
+        if min(h, w, start) < 0 or start + h * w > rows:
+            raise ValueError(f"{NAME}: a level of {h} x {w} from row {start} on does not lie "
+                             f"within the {rows} rows of value")
+
+
+def _check_tables(sizes: Tensor, starts: Tensor, rows: int, L: int) -> None:
+    """Refuse tables of another form, and on a CPU levels that do not lie within ``rows`` rows."""
     for name, table, want in (("spatial_shapes", sizes, (L, 2)),
                               ("level_start_index", starts, (L,))):
         if table.shape != want or table.is_floating_point():
             raise ValueError(f"{NAME}: {name} must be integers {list(want)} for {L} levels of "
                              f"sampling_locations, got {table.dtype} {list(table.shape)}")
-    if device.type == "cpu" and not tracing():
-        for (h, w), start in zip(sizes.tolist(), starts.tolist()):
-            if min(h, w, start) < 0 or start + h * w > value.shape[1]:
-                raise ValueError(f"{NAME}: a level of {h} x {w} from row {start} on does not lie "
-                                 f"within the {value.shape[1]} rows of value")
+    if sizes.device.type == "cpu" and not tracing():
+        _check_levels(sizes.tolist(), starts.tolist(), rows)
+
+
+#: The tables of :func:`_table`, which nobody else sees, and how many are kept.
+_tables: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+_MOST_TABLES = 64
+
+
+def _table(spatial_shapes: Sequence[tuple[int, int]], rows: int, L: int, device: torch.device
+           ) -> tuple[Tensor, Tensor]:
+    """Checked tables of sizes that the host knows, made once on each stream.
+
+    What a graph replays or a trace records has to be made in it, and what is made in inference mode
+    cannot be saved for a backward pass.
+    """
+    on_gpu = device.type == "cuda"
+    keep = not (tracing() or torch.is_inference_mode_enabled()
+                or (on_gpu and torch.cuda.is_current_stream_capturing()))
+    key = (tuple(map(tuple, spatial_shapes)), rows, L, device,
+           torch.cuda.current_stream(device) if on_gpu else None) if keep else None
+    if key in _tables:
+        return _tables[key]
+    if len(spatial_shapes) != L:
+        raise ValueError(f"{NAME}: spatial_shapes must hold {L} levels, as sampling_locations "
+                         f"does, got {spatial_shapes}")
+    tables = level_table(spatial_shapes, device)
+    _check_tables(*tables, rows, L)
+    if key is not None:
+        if len(_tables) >= _MOST_TABLES:
+            _tables.clear()
+        _tables[key] = tables
+    return tables
+
+
+def _levels(spatial_shapes: Tensor | Sequence[tuple[int, int]],
+            level_start_index: Tensor | Sequence[int] | None, value: Tensor, L: int
+            ) -> tuple[Tensor, Tensor]:
+    """Sizes and first rows as tensors on the device of ``value``; checked where the host has them.
+    """
+    device, rows = value.device, value.shape[1]
+    if isinstance(spatial_shapes, Tensor):
+        sizes = spatial_shapes.to(device)
+    elif level_start_index is None:
+        return _table(spatial_shapes, rows, L, device)
+    else:
+        sizes = level_table(spatial_shapes, device)[0]
+    if level_start_index is None:
+        starts = sizes[..., 0] * sizes[..., 1]
+        starts = starts.cumsum(0) - starts
+    else:
+        starts = torch.as_tensor(level_start_index, device=device)
+    _check_tables(sizes, starts, rows, L)
     return sizes, starts
 
 

@@ -16,6 +16,7 @@ calls take a fraction of torch's: a thousand boxes are settled in a few dozen of
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,10 @@ BLOCK = 64
 PICKS = 32
 #: Columns that meet a block in one go: the temporaries then stay in the second-level cache.
 COLUMNS = 1024
+#: Pairs of a block and all that is left up to which they are looked at in one go.
+AT_ONCE = 8 * COLUMNS
 #: What a step costs in units of one pair, about a nanosecond: a block's calls, a pair found.
 CALLS, FOUND = 40_000, 150
-
-_BITS = np.array([1 << i for i in range(63)] + [-1 << 63])  # the last one is the sign
 
 
 def _ascending(key: Array) -> Array:
@@ -65,16 +66,23 @@ def by_group(groups: Array) -> Array:
     return _ascending((groups - groups.min(initial=0)).view(np.uint64))
 
 
+@cache
+def _zeros(dtype: np.dtype[Any]) -> Array:
+    """What clamps widths and heights: NumPy's maximum with a number is four times slower."""
+    return np.zeros(2 * BLOCK * COLUMNS, dtype)
+
+
 def _pairs(like: Array, threshold: float, offset: int) -> Pairs:
     """Makes ``hits(rows, columns)``, bool [..., R, M] of at most BLOCK x COLUMNS elements."""
-    room = np.empty((3, BLOCK * COLUMNS), like.dtype)
+    room = np.empty(3 * BLOCK * COLUMNS, like.dtype)
+    zeros = _zeros(like.dtype)
 
     def hits(rows: Array, columns: Array) -> Array:
         shape = (*rows.shape[1:], columns.shape[-1])
         size = 1
         for n in shape:
             size *= n
-        w, h, edge = room[:, :size].reshape(3, *shape)
+        w, h, edge = room[:3 * size].reshape(3, *shape)
         x1, y1, x2, y2, area = rows[..., None]
         u1, v1, u2, v2, other = columns[..., None, :]
         np.minimum(x2, u2, out=w)
@@ -84,8 +92,8 @@ def _pairs(like: Array, threshold: float, offset: int) -> Pairs:
         if offset:
             w += offset
             h += offset
-        np.maximum(w, 0, out=w)
-        w *= np.maximum(h, 0, out=h)
+        np.maximum(room[:2 * size], zeros[:2 * size], out=room[:2 * size])
+        w *= h
         np.add(area, other, out=edge)
         edge -= w
         w /= edge
@@ -96,12 +104,14 @@ def _pairs(like: Array, threshold: float, offset: int) -> Pairs:
 
 def _settle(hits: Array, alive: list[bool]) -> list[int]:
     """Rows of a block that are kept, from the hits [R, R] among them, in order."""
-    rows = (hits @ _BITS[:len(alive)]).tolist()
+    words = np.packbits(hits, axis=1, bitorder="little")
+    size = words.shape[1]
+    bits = words.tobytes()
     kept, gone = [], 0
     for i, lives in enumerate(alive):
         if lives and not gone >> i & 1:
             kept.append(i)
-            gone |= rows[i] & -(2 << i)  # the boxes behind i alone
+            gone |= int.from_bytes(bits[i * size:i * size + size], "little")
     return kept
 
 
@@ -174,26 +184,30 @@ def _one_group(planes: Array, pairs: Pairs, threshold: float, offset: int, limit
         if len(index) - at <= BLOCK:
             size = BLOCK
         end = min(at + size, len(index))
-        rows = planes[:, at:end]
-        alive = ~dead[at:end]
-        mine = _settle(pairs(rows, rows), alive.tolist())
+        rows, ahead = planes[:, at:end], planes[:, at:]
+        at_once = ahead.shape[1] <= COLUMNS and (end - at) * ahead.shape[1] <= AT_ONCE
+        block = pairs(rows, ahead if at_once else rows)
+        mine = _settle(block[:, :end - at], (~dead[at:end]).tolist())
         kept.append(index[at:end][mine])
         count, at = count + len(mine), end
         if at == len(index) or 0 < limit <= count:
             break
         if not mine:
             continue
-        rows = rows[:, mine]
+        rows = rows.take(mine, 1)
         for start in range(at, len(index), COLUMNS):
             columns = slice(start, start + COLUMNS)
-            meets = pairs(rows, planes[:, columns])
+            if at_once:
+                meets = block.take(mine, 0)[:, end - len(dead):]
+            else:
+                meets = pairs(rows, planes[:, columns])
             dead[columns] |= meets.any(0)
             if not planned:
                 hits += np.count_nonzero(meets)
         gone = np.count_nonzero(dead[at:])
         if 4 * gone > len(index) - at or (gone and not planned):
             left = (~dead[at:]).nonzero()[0] + at
-            planes, index, at = planes.take(left, 1), index[left], 0
+            planes, index, at = planes.take(left, 1), index.take(left), 0
             dead = np.zeros(len(left), dtype=bool)
         size = BLOCK
         if not planned and count >= PICKS:
@@ -212,24 +226,25 @@ def _one_group(planes: Array, pairs: Pairs, threshold: float, offset: int, limit
     return np.concatenate(kept) if kept else index
 
 
-def nms_cpu(boxes: Tensor, groups: Tensor | None, iou_threshold: float, offset: int,
+def nms_cpu(boxes: Tensor, order: Array, groups: Array | None, iou_threshold: float, offset: int,
             limit: int = 0) -> Array:
     """Where :func:`.reference.nms_reference` is true, of groups that stand together.
 
     Args:
-        boxes: [N, 4], within a group the best one first.
-        groups: int64 [N], ascending; ``None`` for one group.
+        boxes: [M, 4].
+        order: N positions of boxes that take part, a group after the other, its best one first.
+        groups: of the boxes in that order, int64 [N], ascending; ``None`` for one group.
         iou_threshold: overlaps above it suppress.
         offset: 0 or 1.
         limit: if positive, a group may end when it has kept so many.
 
     Returns:
-        Positions [K] of the kept boxes, ascending within a group, the groups in no order.
+        Positions [K] in ``order`` of the kept boxes, ascending within a group, the groups in no
+        order.
     """
     if boxes.dtype in (torch.float16, torch.bfloat16):
         boxes = boxes.float()
-    array = boxes.detach().numpy()
-    n = len(array)
+    array, n = boxes.detach().numpy().take(order, 0), len(order)
     planes = np.empty((5, n), array.dtype)
     planes[:4] = array.T
     x1, y1, x2, y2, area = planes
@@ -238,15 +253,14 @@ def nms_cpu(boxes: Tensor, groups: Tensor | None, iou_threshold: float, offset: 
         pairs = _pairs(planes, iou_threshold, offset)
         if groups is None:
             return _one_group(planes, pairs, iou_threshold, offset, limit)
-        group = groups.numpy()
-        ends = [*((group[1:] != group[:-1]).nonzero()[0] + 1).tolist(), n] if n else []
+        ends = [*((groups[1:] != groups[:-1]).nonzero()[0] + 1).tolist(), n] if n else []
         kept: list[Array] = []
         start = at = 0  # boxes from start to at are small groups, to be settled in one block
         for end in [*ends, n + BLOCK + 1]:
             if at > start and end - start > BLOCK:
                 block = slice(start, at)
                 hits = pairs(planes[:, block], planes[:, block])
-                hits &= group[block, None] == group[block]
+                hits &= groups[block, None] == groups[block]
                 kept.append(start + np.array(_settle(hits, [True] * (at - start))))
                 start = at
             if end - at > BLOCK and end <= n:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
 from ..launch import launch
@@ -26,7 +27,11 @@ def can_run_nms(boxes: Tensor) -> Reason | None:
     return dtype_reason(boxes)
 
 
-@torch.library.custom_op("fastdet::nms", mutates_args=())
+SCHEMA = ("(Tensor boxes, Tensor groups, Tensor rank, float iou_threshold, SymInt offset, "
+          "SymInt limit) -> Tensor")
+
+
+@operator("nms", SCHEMA)
 def _triton(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, offset: int,
             limit: int) -> Tensor:
     """Which boxes stay, bool [B, N], in the order of ``rank``; see the kernels' docstring."""
@@ -47,15 +52,16 @@ def _triton(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, o
     return keep
 
 
-@torch.library.custom_op("fastdet::nms_torch", mutates_args=())
+@operator("nms_torch", SCHEMA)
 def _torch(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, offset: int,
            limit: int) -> Tensor:
     """The same without Triton: on the host, wherever the boxes are."""
     keep = torch.zeros(groups.shape, dtype=torch.bool)
     for image, (box, group, ranks) in enumerate(zip(boxes.cpu(), groups.cpu(), rank.cpu())):
-        mine = (group != NO_GROUP).nonzero().view(-1)
-        stays = nms_cpu(box[mine], group[mine], iou_threshold, offset, limit)
-        keep[image, ranks[mine[torch.from_numpy(stays)]]] = True
+        groups_ = group.numpy()
+        mine = (groups_ != NO_GROUP).nonzero()[0]
+        stays = mine[nms_cpu(box, mine, groups_[mine], iou_threshold, offset, limit)]
+        keep[image, ranks[torch.from_numpy(stays)]] = True
     return keep.to(boxes.device)
 
 
@@ -109,15 +115,13 @@ def batched_nms_indices(boxes: Tensor, scores: Tensor, groups: Tensor | None,
     order = by_score(scores)
     if score_threshold > 0:
         order = order[(scores > score_threshold).numpy()[order]]  # a NaN takes no part then
-    boxes, limit = boxes.detach(), max(max_num, 0)
+    limit = max(max_num, 0)
     if groups is None:
-        kept = order[nms_cpu(boxes[torch.from_numpy(order)], None, float(iou_threshold), offset,
-                             limit)]
+        kept = order[nms_cpu(boxes, order, None, float(iou_threshold), offset, limit)]
     else:
         group = groups.long().numpy()[order]
         grouped = by_group(group)
-        stays = nms_cpu(boxes[torch.from_numpy(order[grouped])], torch.from_numpy(group[grouped]),
-                        float(iou_threshold), offset, limit)
+        stays = nms_cpu(boxes, order[grouped], group[grouped], float(iou_threshold), offset, limit)
         places = grouped[stays]
         places.sort()
         kept = order[places]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2, partial_sums
 from ..dispatch import Reason, use_triton
-from ..launch import capability, dot_precision, launch, num_sms
+from ..launch import Program, capability, dot_precision, launch, num_sms
 from .cpu import window_attention_cpu
 
 __all__ = ["can_run_window_attention", "window_attention"]
@@ -156,6 +156,19 @@ class _Plan(NamedTuple):
     windows: int
     heads: int
     options: dict[str, Any]
+    programs: dict[tuple[Any, ...], Program]
+
+    def program(self, name: str, config: _Config, **own: int) -> Program:
+        """A kernel with these options, the config's and its own."""
+        key = (name, config, *own.values())
+        if key not in self.programs:
+            from . import kernel
+
+            self.programs[key] = Program(
+                getattr(kernel, f"window_attention_{name}_kernel"), **self.options, **own,
+                BLOCK_M=config.block_m, BLOCK_D=config.block_d, num_warps=config.num_warps,
+                num_stages=config.num_stages)
+        return self.programs[key]
 
     def slots(self, config: _Config, tiles: int, device: torch.device) -> int:
         """Programs for each head and tile: enough to fill the device, none without a window."""
@@ -164,15 +177,20 @@ class _Plan(NamedTuple):
 
 def _plan(qkv: Tensor, pad: Tensor | None, H: int, W: int, num_heads: int, window_size: int,
           shift: int, dropout_p: float) -> _Plan:
+    return _planned(qkv.shape[0], qkv.shape[2] // (3 * num_heads), pad is not None, H, W,
+                    num_heads, window_size, shift, dropout_p > 0, dot_precision(qkv.dtype))
+
+
+@lru_cache(maxsize=512)
+def _planned(B: int, d: int, has_pad: bool, H: int, W: int, num_heads: int, window_size: int,
+             shift: int, dropout: bool, precision: str) -> _Plan:
     down, across = -(-H // window_size), -(-W // window_size)
-    d = qkv.shape[2] // (3 * num_heads)
     padded = (down * window_size, across * window_size) != (H, W)
     options = {
-        "D": d, "WINDOW": window_size, "SHIFT": shift,
-        "HAS_PAD": int(pad is not None and padded), "HAS_DROPOUT": int(dropout_p > 0),
-        "PRECISION": dot_precision(qkv.dtype),
+        "D": d, "WINDOW": window_size, "SHIFT": shift, "HAS_PAD": int(has_pad and padded),
+        "HAS_DROPOUT": int(dropout), "PRECISION": precision,
     }
-    return _Plan((H, W, down, across), qkv.shape[0] * down * across, num_heads, options)
+    return _Plan((H, W, down, across), B * down * across, num_heads, options, {})
 
 
 @operator(
@@ -182,8 +200,6 @@ def _plan(qkv: Tensor, pad: Tensor | None, H: int, W: int, num_heads: int, windo
 def _forward(qkv: Tensor, table: Tensor, pad: Tensor | None, seed: Tensor | None, H: int, W: int,
              num_heads: int, window_size: int, shift: int, scale: float,
              dropout_p: float) -> Tensor:
-    from . import kernel
-
     qkv = qkv.contiguous()
     pad = None if pad is None else pad.contiguous()
     area = window_size * window_size
@@ -192,11 +208,10 @@ def _forward(qkv: Tensor, table: Tensor, pad: Tensor | None, seed: Tensor | None
     tiles = -(-area // config.block_m)
     slots = plan.slots(config, tiles, qkv.device)
     out = qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3)
-    launch(kernel.window_attention_fwd_kernel, (num_heads * tiles * slots,), qkv, table,
-           qkv if pad is None else pad, qkv if seed is None else seed, out, plan.windows,
-           *plan.sizes, slots, num_heads, *table.stride(), scale, dropout_p, **plan.options,
-           BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_D=config.block_d,
-           num_warps=config.num_warps, num_stages=config.num_stages, device=qkv.device)
+    plan.program("fwd", config, BLOCK_N=config.block_n)(
+        (num_heads * tiles * slots,), qkv, table, qkv if pad is None else pad,
+        qkv if seed is None else seed, out, plan.windows, *plan.sizes, slots, num_heads,
+        *table.stride(), scale, dropout_p, device=qkv.device)
     return out
 
 
@@ -228,11 +243,9 @@ def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed
 
     def run(name: str, config: _Config, outputs: tuple[Tensor, ...], slots: int, tiles: int,
             **options: int) -> None:
-        launch(getattr(kernel, f"window_attention_{name}_kernel"), (heads * tiles * slots,),
-               *inputs, *outputs, plan.windows, *plan.sizes, slots, heads, *table.stride(), scale,
-               dropout_p, **plan.options, **options, BLOCK_M=config.block_m,
-               BLOCK_D=config.block_d, num_warps=config.num_warps, num_stages=config.num_stages,
-               device=device)
+        plan.program(name, config, **options)(
+            (heads * tiles * slots,), *inputs, *outputs, plan.windows, *plan.sizes, slots, heads,
+            *table.stride(), scale, dropout_p, device=device)
 
     def partials(slots: int, rows: int) -> Tensor:
         return partial_sums((slots, heads, rows, next_power_of_2(area, 16)), device, needs_table)
@@ -267,7 +280,7 @@ def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed
         launch(kernel.window_attention_bwd_table_kernel, (dtable.numel(),), dbias, dtable, slots,
                heads, WINDOW=window_size, ROWS=dbias.shape[2], BLOCK_S=16,
                BLOCK_N=dbias.shape[3], num_warps=4, device=device)
-    dpad = qkv.new_zeros(0 if pad is None else qkv.shape[2])
+    dpad = qkv.new_empty(0) if pad is None else qkv.new_zeros(qkv.shape[2])
     if needs_pad:
         dpad.view(3, heads, d)[1:] = dpads.sum(0)
     return dqkv, dtable, dpad

@@ -230,7 +230,7 @@ def test_a_changed_class_stays_and_is_told(fork):
 
 
 def test_replaced_parts_are_parts_of_mmdet():
-    assert all(our_module(f"mmdet.{part}") == f"fastdet.{part}" for part in REPLACED)
+    assert not [part for part in REPLACED if our_module(f"mmdet.{part}") is None]
 
 
 SCRIPT = """

@@ -53,7 +53,7 @@ def test_there_are_records():
     assert len(golden.records(RECORDS, "unit__*")) == 75
     assert len(golden.records(RECORDS, "detector__*")) == 125
     assert len(UNITS) == 75
-    assert len(THERE) >= 120
+    assert len(THERE) == 125
 
 
 @pytest.mark.parametrize("path", UNITS, ids=name)
@@ -130,3 +130,4 @@ def test_zoo_state_dict(row):
 
 def test_the_zoo_is_whole():
     assert len({file for row in ZOO for file in row["files"]}) == 599
+    assert len(list(zoo_models())) == len(ZOO)

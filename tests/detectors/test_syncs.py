@@ -10,11 +10,11 @@ from fastdet.testing.syncs import SyncCounter
 
 RECORDS = Path(__file__).parents[1] / "golden" / "detectors"
 
-#: Records of detectors whose training step has no sync. CenterNet's targets are one operator, whose
-#: path on a CPU is another one than on a GPU.
+#: Records of detectors whose training step has no sync. The targets of CenterNet and CornerNet are
+#: one operator, whose path on a CPU is another one than on a GPU.
 NONE = ("atss", "autoassign", "ddod", "faster-rcnn", "fast-rcnn", "fcos", "foveabox",
-        "free-anchor", "fsaf", "gfl", "reppoints", "retinanet", "rpn", "ssd", "tood", "vfnet",
-        "yolof", "yolov3", "yolox", "cascade-rcnn")
+        "free-anchor", "fsaf", "ga-faster", "ga-retinanet", "gfl", "reppoints", "retinanet", "rpn",
+        "sabl-retinanet", "ssd", "tood", "vfnet", "yolof", "yolov3", "yolox", "cascade-rcnn")
 
 #: Records of detectors that copy the costs of the matching to the host, once; SOLO its boxes.
 MATCHING = ("detr", "deformable-detr", "deformable-detr-two-stage", "mask2former", "solo",

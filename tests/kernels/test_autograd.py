@@ -111,3 +111,66 @@ def test_compiled_whole():
     assert x.grad.tolist() == [4, 8, 12]
     assert calls == ["forward", "backward"]
     torch.library.opcheck(scaled.traced, (leaf(), 2.0))
+
+
+@operator("test_weighted", "(Tensor x, Tensor[] ws, Tensor? b, Tensor[] more) -> (Tensor, Tensor)")
+def weighted(x, ws, b, more):
+    """``x`` times each of ``ws``, summed, plus ``b``."""
+    out = sum(x * w for w in (*ws, *more))
+    return (out if b is None else out + b), x.clone()
+
+
+@weighted.register_fake
+def _(x, ws, b, more):
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+needed = []
+
+
+def _weighted_context(ctx, inputs, output):
+    x, ws, _, more = inputs
+    ctx.counts = len(ws), len(more)
+    ctx.save_for_backward(x, *ws, *more)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _weighted_autograd(ctx, grad, _):
+    needed.append(ctx.needs_input_grad)
+    x, *ws = ctx.saved_tensors
+    first, rest = ctx.counts
+    return (grad * sum(ws), [grad * x] * first, None if not ctx.needs_input_grad[2] else grad,
+            [grad * x] * rest)
+
+
+weighted.register_autograd(_weighted_autograd, setup_context=_weighted_context)
+
+
+@pytest.mark.parametrize("rest", [0, 1, 2])
+def test_lists_of_tensors_get_gradients_one_by_one(monkeypatch, rest):
+    def gradients(through):
+        x, b, *ws = (leaf() for _ in range(4 + rest))
+        ws[1].requires_grad_(False)
+        out, copy = through(x, ws[:2], b, ws[2:])
+        assert not copy.requires_grad
+        out.backward(torch.arange(3.0))
+        return [None if t.grad is None else t.grad.tolist() for t in (x, b, *ws)]
+
+    def refuse(*args):
+        raise AssertionError("went through the dispatcher")
+
+    wanted = gradients(weighted.traced)
+    with monkeypatch.context() as patch:
+        patch.setattr(weighted, "traced", refuse)
+        assert gradients(weighted) == wanted
+        assert weighted(torch.ones(3), [torch.ones(3)], None, [])[0].tolist() == [1, 1, 1]
+    by_torch, ours = ([list(n) if isinstance(n, (list, tuple)) else n for n in needs]
+                      for needs in needed[-2:])
+    assert ours == by_torch == [True, [True, False], True, [True] * rest]
+
+
+def test_a_subclass_in_a_list_meets_the_dispatcher(monkeypatch):
+    seen = []
+    monkeypatch.setattr(weighted, "traced", lambda *args: seen.append(args))
+    weighted(torch.ones(3), [torch.ones(3), torch.ones(3).as_subclass(Sub)], None, [])
+    assert len(seen) == 1

@@ -275,7 +275,8 @@ def test_opcheck(kernel_device):
     x = torch.randn(3, 4, device=kernel_device, requires_grad=True)
     labels = torch.tensor([0, 4, 2], device=kernel_device)
     row = torch.rand(3, device=kernel_device)
-    torch.library.opcheck(op._each, ("quality", x, labels, row, row, 2.0, 0.0))
-    torch.library.opcheck(op._softmax, (x, labels.clamp(max=3), None, 2.0, 0.25))
+    torch.library.opcheck(op._each.traced, ("quality", x, labels, row, row, 2.0, 0.0))
+    torch.library.opcheck(op._softmax.traced, (x, labels.clamp(max=3), None, 2.0, 0.25))
     # Its second result, the derivative, has none of its own: without a gradient here.
-    torch.library.opcheck(op._sum, ("sigmoid", x.detach(), labels, None, row, 2.0, 0.25, True))
+    torch.library.opcheck(op._sum.traced,
+                          ("sigmoid", x.detach(), labels, None, row, 2.0, 0.25, True))

@@ -346,8 +346,8 @@ def test_kernel_refuses_what_it_cannot(kernel_device):
 def test_opcheck(kernel_device):
     gt, labels = batch((3,), 80, 80, 2, kernel_device)
     discs, values = op_module._discs_triton(gt[0], labels[0], 0.25, 0.25, 0.3)
-    torch.library.opcheck(op_module._discs_triton, (gt[0], labels[0], 0.25, 0.25, 0.3))
-    torch.library.opcheck(op_module._targets_triton,
+    torch.library.opcheck(op_module._discs_triton.traced, (gt[0], labels[0], 0.25, 0.25, 0.3))
+    torch.library.opcheck(op_module._targets_triton.traced,
                           (discs, [3], values, 2, 20, 20, torch.float32))
     heat = torch.zeros(20, 20, device=kernel_device)
     torch.library.opcheck(op_module._draw_triton, (heat, 4, 5, 3, 1.0))

@@ -7,7 +7,7 @@ import torch
 
 import fastdet
 from fastdet.kernels.bbox_overlaps import bbox_overlaps
-from fastdet.kernels.max_iou_assign import max_iou_assign, reference
+from fastdet.kernels.max_iou_assign import cpu, max_iou_assign
 from fastdet.kernels.max_iou_assign import op as op_module
 from fastdet.kernels.max_iou_assign.reference import (
     Rule,
@@ -70,9 +70,10 @@ def hold(inputs, switches, rule):
         assert labels[i].tolist() == label
 
 
-@pytest.mark.parametrize("chunk", [reference.CHUNK, 30])
+@pytest.mark.parametrize("chunk", [cpu.CHUNK, 30])
 def test_chunks_equal_the_matrix(monkeypatch, chunk):
-    monkeypatch.setattr(reference, "CHUNK", chunk)
+    monkeypatch.setattr(cpu, "CHUNK", chunk)
+    monkeypatch.setattr(cpu, "LEAST", 1)
     for i in range(0, len(RULES), 3):
         hold(*case(i))
 
@@ -91,7 +92,7 @@ def test_rule_by_hand():
 
 def test_many_gts_take_no_matrix():
     generator = torch.Generator().manual_seed(0)
-    candidates, gts = boxes(700, generator=generator), boxes(2048, 1, generator=generator)
+    candidates, gts = boxes(2100, generator=generator), boxes(2048, 1, generator=generator)
     allocated = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -100,11 +101,11 @@ def test_many_gts_take_no_matrix():
             allocated.append(out.numel() if isinstance(out, torch.Tensor) else 0)
             return out
 
+    rule = Rule(0.5, 0, 0.4, 0, True, True, -1, True)
     with Watch():
-        got = reference.max_iou_assign_chunked(candidates, gts[0], Rule(0.5, 0, 0.4, 0, True, True,
-                                                                        -1, True))
-    assert max(allocated) <= 2 * reference.CHUNK < 700 * 2048
-    want = max_iou_assign_reference(candidates, gts[0], Rule(0.5, 0, 0.4, 0, True, True, -1, True))
+        got = cpu.max_iou_assign_chunked(candidates, gts[0], rule)
+    assert max(allocated) <= 3 * 2048 * cpu.LEAST < 2100 * 2048 / 2
+    want = max_iou_assign_reference(candidates, gts[0], rule)
     assert torch.equal(got[0], want[0])
     assert torch.equal(got[1], want[1])
 
@@ -174,7 +175,7 @@ def test_kernel_refuses_what_it_cannot(kernel_device):
 @pytest.mark.kernel
 def test_opcheck(kernel_device):
     inputs, _, _ = case(4, kernel_device)
-    torch.library.opcheck(op_module._assign, (
+    torch.library.opcheck(op_module._assign.traced, (
         inputs["boxes"], inputs["gts"], inputs["counts"], inputs["gt_labels"], inputs["ignore"],
         inputs["ignore_counts"], inputs["valid"], [0.5, 0.0, 0.4, 0.0, 0.5], True, True, True,
         True), test_utils=("test_schema", "test_faketensor"))

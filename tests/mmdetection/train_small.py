@@ -1,7 +1,7 @@
 """Trains a small Faster R-CNN by MMDetection's own train_detector, on drawn images.
 
-``python train_small.py FOLDER WORK [--resume FILE] [--die] [--test]``; under a launcher's variables
-it trains on several processes.
+``python train_small.py FOLDER WORK [--resume FILE] [--die] [--test]``; under torchrun it trains on
+several processes.
 """
 
 import argparse
@@ -172,8 +172,6 @@ def main():
     torch.set_num_threads(1)
     fastdet.install()
 
-    import mmdet.apis.train
-    from mmcv.parallel import MMDistributedDataParallel
     from mmcv.runner import get_dist_info, init_dist
     from mmdet.apis import set_random_seed, train_detector
     from mmdet.datasets import build_dataset
@@ -182,9 +180,6 @@ def main():
     distributed = "WORLD_SIZE" in os.environ
     if distributed:
         init_dist("pytorch", backend="gloo")
-        # MMDetection's own build_ddp takes GPUs alone.
-        mmdet.apis.train.build_ddp = lambda model, device, **kwargs: MMDistributedDataParallel(
-            model, **kwargs)
     cfg = config(args.folder, args.work)
     cfg.resume_from = args.resume
     cfg.gpu_ids = list(range(get_dist_info()[1]))

@@ -1,6 +1,21 @@
-"""How panoptic results hold a class and an instance in one number."""
+"""How panoptic results and COCO's PNGs hold segments."""
 
-__all__ = ["INSTANCE_OFFSET"]
+import numpy as np
+
+__all__ = ["INSTANCE_OFFSET", "VOID", "id2rgb", "rgb2id"]
 
 #: A pixel of instance i of class c is ``c + i * INSTANCE_OFFSET``.
 INSTANCE_OFFSET = 1000
+#: A pixel in COCO's PNGs that nothing is said of.
+VOID = 0
+
+
+def rgb2id(rgb: np.ndarray) -> np.ndarray:
+    """Segment ids [H, W] int32 of the colours [H, W, 3] of a PNG of COCO's."""
+    r, g, b = np.moveaxis(rgb.astype(np.int32), -1, 0)
+    return r + 256 * g + 256 * 256 * b
+
+
+def id2rgb(ids: np.ndarray) -> np.ndarray:
+    """Colours [H, W, 3] uint8 of segment ids [H, W]."""
+    return np.stack([ids // 256**k % 256 for k in range(3)], axis=-1).astype(np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import defaultdict
 from typing import Any
 
 try:
@@ -13,7 +14,7 @@ except ImportError as e:
     raise ImportError("COCO's annotations need pycocotools; install it with: "
                       "pip install pycocotools") from e
 
-__all__ = ["COCO", "COCOeval", "read_coco"]
+__all__ = ["COCO", "COCOPanoptic", "COCOeval", "read_coco"]
 
 
 class COCO(_COCO):
@@ -49,6 +50,36 @@ class COCO(_COCO):
     def load_imgs(self, ids: Any) -> list[dict[str, Any]]:
         """Images by their ids."""
         return self.loadImgs(ids)
+
+
+class COCOPanoptic(COCO):
+    """Annotations in COCO's panoptic format: segments in place of annotations.
+
+    Ids of segments are unique in an image alone, so that ``anns`` has a list for each.
+    """
+
+    def createIndex(self) -> None:
+        """Find images, classes and segments by their ids."""
+        data = self.dataset
+        self.imgs = {img["id"]: img for img in data.get("images", ())}
+        self.cats = {cat["id"]: cat for cat in data.get("categories", ())}
+        self.anns: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        self.imgToAnns: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        self.catToImgs: dict[int, list[int]] = defaultdict(list)
+        for ann in data.get("annotations", ()):
+            img = self.imgs[ann["image_id"]]
+            img["segm_file"] = ann["file_name"]
+            for segment in ann["segments_info"]:
+                segment.update(image_id=img["id"], height=img["height"], width=img["width"])
+                self.imgToAnns[img["id"]].append(segment)
+                self.anns[segment["id"]].append(segment)
+                self.catToImgs[segment["category_id"]].append(img["id"])
+
+    def load_anns(self, ids: Any = []) -> list[dict[str, Any]]:
+        """Segments by their ids, of all images that have such."""
+        if isinstance(ids, int):
+            return self.anns[ids]
+        return [segment for i in ids for segment in self.anns[i]]
 
 
 def read_coco(path: str, kind: type[Any] = COCO) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdet.core.evaluation.panoptic_utils import rgb2id
 from fastdet.core.mask import BitmapMasks, PolygonMasks
 from fastdet.core.mask.geometry import coco_mask
 from fastdet.mmcv.fileio import FileClient
@@ -221,8 +222,7 @@ class LoadPanopticAnnotations(LoadAnnotations):
 
     def _load_panoptic(self, results: Results) -> None:
         path = osp.join(results["seg_prefix"], results["ann_info"]["seg_map"])
-        rgb = self._image(path, "color", "rgb").squeeze().astype(np.int32)
-        ids = rgb[..., 0] + 256 * rgb[..., 1] + 256 * 256 * rgb[..., 2]
+        ids = rgb2id(self._image(path, "color", "rgb").squeeze())
         semantic = np.full_like(ids, 255)
         things = []
         for segment in results["ann_info"]["masks"]:

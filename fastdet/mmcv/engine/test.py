@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,28 +18,55 @@ from ..runner.dist_utils import get_dist_info
 from ..utils.path import mkdir_or_exist
 from ..utils.progressbar import ProgressBar
 
-__all__ = ["collect_results_cpu", "collect_results_gpu", "multi_gpu_test", "single_gpu_test"]
+__all__ = ["collect_results_cpu", "collect_results_gpu", "multi_gpu_test", "run_model",
+           "run_shared", "single_gpu_test"]
 
 
 @torch.no_grad()
-def single_gpu_test(model: nn.Module, data_loader: Any) -> list[Any]:
-    """The model's results, ``model(return_loss=False, **data)``, one for each sample.
+def run_model(model: nn.Module, data_loader: Any, keep: Callable[[Any, list[Any]], list[Any]]
+              = lambda data, batch: batch, rank: int = 0, world_size: int = 1,
+              **kwargs: Any) -> list[Any]:
+    """What is kept of the model's results over a loader, with a progress bar on rank 0.
 
     Args:
         model: returns a list of results for a batch.
         data_loader: batches as dicts; its ``dataset`` has a length.
+        keep: makes of a batch and its results what is kept.
+        rank, world_size: of this process, where several share the data set.
+        kwargs: for the model, beside the batch.
     """
     model.eval()
+    size = len(data_loader.dataset)
     results: list[Any] = []
-    bar = ProgressBar(len(data_loader.dataset))
+    bar = ProgressBar(size) if rank == 0 else None
     for data in data_loader:
-        batch = model(return_loss=False, **data)
-        results.extend(batch)
-        bar.update(len(batch))
+        batch = model(return_loss=False, **kwargs, **data)
+        results += keep(data, batch)
+        if bar is not None:  # the last batches of all processes may hold more than is left
+            bar.update(max(1, min(len(batch) * world_size, size - bar.completed)))
     return results
 
 
-@torch.no_grad()
+def run_shared(model: nn.Module, data_loader: Any, tmpdir: str | None, gpu_collect: bool,
+               **kwargs: Any) -> list[Any] | None:
+    """:func:`run_model` on every process's part, put together on rank 0; ``None`` elsewhere."""
+    rank, world_size = get_dist_info()
+    results = run_model(model, data_loader, rank=rank, world_size=world_size, **kwargs)
+    size = len(data_loader.dataset)
+    if gpu_collect:
+        return collect_results_gpu(results, size)
+    return collect_results_cpu(results, size, tmpdir)
+
+
+def single_gpu_test(model: nn.Module, data_loader: Any) -> list[Any]:
+    """The model's results, ``model(return_loss=False, **data)``, one for each sample.
+
+    Args:
+        model, data_loader: see :func:`run_model`.
+    """
+    return run_model(model, data_loader)
+
+
 def multi_gpu_test(model: nn.Module, data_loader: Any, tmpdir: str | None = None,
                    gpu_collect: bool = False) -> list[Any] | None:
     """:func:`single_gpu_test` of every process's part, put together in the data set's order.
@@ -51,19 +79,7 @@ def multi_gpu_test(model: nn.Module, data_loader: Any, tmpdir: str | None = None
     Returns:
         All results on rank 0, ``None`` elsewhere.
     """
-    model.eval()
-    rank, world_size = get_dist_info()
-    size = len(data_loader.dataset)
-    results: list[Any] = []
-    bar = ProgressBar(size) if rank == 0 else None
-    for data in data_loader:
-        batch = model(return_loss=False, **data)
-        results.extend(batch)
-        if bar is not None:  # the last batches of all processes may hold more than is left
-            bar.update(max(1, min(len(batch) * world_size, size - bar.completed)))
-    if gpu_collect:
-        return collect_results_gpu(results, size)
-    return collect_results_cpu(results, size, tmpdir)
+    return run_shared(model, data_loader, tmpdir, gpu_collect)
 
 
 def _in_order(parts: list[list[Any]], size: int) -> list[Any]:

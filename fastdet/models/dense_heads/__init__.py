@@ -7,6 +7,8 @@ from .autoassign_head import AutoAssignHead
 from .base_dense_head import BaseDenseHead
 from .cascade_rpn_head import CascadeRPNHead, StageCascadeRPNHead
 from .centernet_head import CenterNetHead
+from .centripetal_head import CentripetalHead
+from .corner_head import CornerHead
 from .ddod_head import DDODHead
 from .decoupled_solo_head import DecoupledSOLOHead, DecoupledSOLOLightHead
 from .deformable_detr_head import DeformableDETRHead
@@ -16,7 +18,10 @@ from .fcos_head import FCOSHead
 from .fovea_head import FoveaHead
 from .free_anchor_retina_head import FreeAnchorRetinaHead
 from .fsaf_head import FSAFHead
+from .ga_retina_head import GARetinaHead
+from .ga_rpn_head import GARPNHead
 from .gfl_head import GFLHead
+from .guided_anchor_head import FeatureAdaption, GuidedAnchorHead
 from .lad_head import LADHead
 from .ld_head import LDHead
 from .mask2former_head import Mask2FormerHead
@@ -41,11 +46,12 @@ from .yolof_head import YOLOFHead
 from .yolox_head import YOLOXHead
 
 __all__ = ["ATSSHead", "AnchorFreeHead", "AnchorHead", "AutoAssignHead", "BaseDenseHead",
-           "CascadeRPNHead", "CenterNetHead", "DDODHead", "DETRHead", "DecoupledSOLOHead",
-           "DecoupledSOLOLightHead", "DeformableDETRHead", "EmbeddingRPNHead", "FCOSHead",
-           "FSAFHead", "FoveaHead", "FreeAnchorRetinaHead", "GFLHead", "LADHead", "LDHead",
-           "Mask2FormerHead", "MaskFormerHead", "NASFCOSHead", "PAAHead", "PISARetinaHead",
-           "PISASSDHead", "RPNHead", "RepPointsHead", "RetinaHead", "RetinaSepBNHead",
-           "SABLRetinaHead", "SOLOHead", "SOLOV2Head", "SSDHead", "StageCascadeRPNHead",
-           "TOODHead", "VFNetHead", "YOLACTHead", "YOLACTProtonet", "YOLACTSegmHead", "YOLOFHead",
-           "YOLOV3Head", "YOLOXHead"]
+           "CascadeRPNHead", "CenterNetHead", "CentripetalHead", "CornerHead", "DDODHead",
+           "DETRHead", "DecoupledSOLOHead", "DecoupledSOLOLightHead", "DeformableDETRHead",
+           "EmbeddingRPNHead", "FCOSHead", "FSAFHead", "FeatureAdaption", "FoveaHead",
+           "FreeAnchorRetinaHead", "GARPNHead", "GARetinaHead", "GFLHead", "GuidedAnchorHead",
+           "LADHead", "LDHead", "Mask2FormerHead", "MaskFormerHead", "NASFCOSHead", "PAAHead",
+           "PISARetinaHead", "PISASSDHead", "RPNHead", "RepPointsHead", "RetinaHead",
+           "RetinaSepBNHead", "SABLRetinaHead", "SOLOHead", "SOLOV2Head", "SSDHead",
+           "StageCascadeRPNHead", "TOODHead", "VFNetHead", "YOLACTHead", "YOLACTProtonet",
+           "YOLACTSegmHead", "YOLOFHead", "YOLOV3Head", "YOLOXHead"]

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdet.cnn import ConvModule
 from fastdet.core.anchor import MlvlPointGenerator
 from fastdet.core.bbox import build_bbox_coder
 from fastdet.core.utils import multi_apply
@@ -84,15 +83,10 @@ class AnchorFreeHead(BaseDenseHead):
         self.fp16_enabled = False
         self._init_layers()
 
-    def tower(self) -> nn.ModuleList:
-        """``stacked_convs`` convolutions of 3 x 3, each with norm and ReLU."""
-        deformable = {"type": "DCNv2"} if self.dcn_on_last_conv else self.conv_cfg
-        last = self.stacked_convs - 1
-        return nn.ModuleList([
-            ConvModule(self.in_channels if i == 0 else self.feat_channels, self.feat_channels, 3,
-                       stride=1, padding=1, conv_cfg=deformable if i == last else self.conv_cfg,
-                       norm_cfg=self.norm_cfg, bias=self.conv_bias)
-            for i in range(self.stacked_convs)])
+    def conv_at(self, i: int) -> Any:
+        """Deformable where it is the last one, if so wished."""
+        last = i == self.stacked_convs - 1
+        return {"type": "DCNv2"} if last and self.dcn_on_last_conv else self.conv_cfg
 
     def _init_layers(self) -> None:
         self.cls_convs = self.tower()
@@ -112,15 +106,6 @@ class AnchorFreeHead(BaseDenseHead):
                 if head in ("fcos", "fovea") and kind in kinds and new not in state_dict:
                     state_dict[new] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the two towers make of one level."""
-        classes = boxes = x
-        for conv in self.cls_convs:
-            classes = conv(classes)
-        for conv in self.reg_convs:
-            boxes = conv(boxes)
-        return classes, boxes
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, ...]:
         """Scores, boxes and the towers' outputs of one level."""

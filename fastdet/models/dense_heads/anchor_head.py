@@ -19,7 +19,7 @@ from fastdet.core.bbox import (
 )
 from fastdet.core.bbox.samplers.random_mask import random_masks
 from fastdet.core.bbox.samplers.random_sampler import RandomSampler
-from fastdet.core.utils import multi_apply
+from fastdet.core.utils import multi_apply, reduce_mean
 
 from ..builder import HEADS, build_loss
 from ..losses.utils import at_least_float32
@@ -48,6 +48,14 @@ class AnchorTargets(NamedTuple):
     num_pos: Tensor
     num_neg: Tensor
     gt_inds: Tensor
+
+    def of_levels(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Labels, their weights, boxes and theirs, each of every level of anchors [..., n, 4]."""
+        return [part.split([level.shape[-2] for level in levels], dim=1) for part in self[:4]]
+
+    def positives(self) -> Tensor:
+        """How many positives the average process has, at least one: what losses divide by."""
+        return reduce_mean(at_least_float32(self.num_pos)).clamp(min=1.0)
 
 
 def trained_anchors(generator: Any, anchors: Tensor, featmap_sizes: Sequence[Sequence[int]],
@@ -89,6 +97,9 @@ class AnchorHead(BaseDenseHead):
         ValueError: there are no classes to predict.
     """
 
+    #: Whether the sampler of ``train_cfg`` chooses anchors; else all of them are trained.
+    may_sample = True
+
     def __init__(self, num_classes: int, in_channels: int, feat_channels: int = 256,
                  anchor_generator: dict[str, Any] = dict(
                      type="AnchorGenerator", scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0],
@@ -129,10 +140,9 @@ class AnchorHead(BaseDenseHead):
         self.num_base_priors = self.prior_generator.num_base_priors[0]
         self._init_layers()
 
-    @staticmethod
-    def _sampler_cfg(train_cfg: Any, loss_cls: dict[str, Any]) -> dict[str, Any]:
+    def _sampler_cfg(self, train_cfg: Any, loss_cls: dict[str, Any]) -> dict[str, Any]:
         pseudo = {"type": "PseudoSampler"}
-        cfg = train_cfg.get("sampler") or pseudo
+        cfg = (train_cfg.get("sampler") if self.may_sample else None) or pseudo
         if str(cfg["type"]).rpartition(".")[2] == "PseudoSampler":
             return pseudo
         if loss_cls["type"] in ("FocalLoss", "GHMC", "QualityFocalLoss"):
@@ -169,15 +179,16 @@ class AnchorHead(BaseDenseHead):
         return trained_anchors(self.prior_generator, anchors, featmap_sizes, img_metas,
                                self.train_cfg.get("allowed_border", -1))
 
-    def sampled(self, gt_inds: Tensor) -> tuple[Tensor, Tensor]:
-        """Positives and negatives ``[B, N]`` of an assignment."""
-        if not self.sampling:
+    def sampled(self, gt_inds: Tensor, sampler: Any = None) -> tuple[Tensor, Tensor]:
+        """Positives and negatives ``[B, N]`` of an assignment, by another sampler if one is given.
+        """
+        sampler = self.sampler if sampler is None else sampler
+        if isinstance(sampler, PseudoSampler):
             return gt_inds > 0, gt_inds == 0
-        if type(self.sampler) is not RandomSampler:
+        if type(sampler) is not RandomSampler:
             raise ValueError(f"{type(self).__name__} samples anchors with RandomSampler or "
-                             f"PseudoSampler, not with {type(self.sampler).__name__}")
-        return random_masks(gt_inds, self.sampler.num, self.sampler.pos_fraction,
-                            self.sampler.neg_pos_ub)
+                             f"PseudoSampler, not with {type(sampler).__name__}")
+        return random_masks(gt_inds, sampler.num, sampler.pos_fraction, sampler.neg_pos_ub)
 
     def assigned(self, anchors: Tensor, per_level: Sequence[int], valid: Tensor,
                  gts: GroundTruth) -> Tensor:
@@ -243,12 +254,15 @@ class AnchorHead(BaseDenseHead):
         Returns:
             ``loss_cls`` and ``loss_bbox``, lists of scalars.
         """
-        levels, targets = self.batch_targets(cls_scores, gt_bboxes, gt_labels, img_metas,
-                                             gt_bboxes_ignore)
+        return self.level_losses(cls_scores, bbox_preds, *self.batch_targets(
+            cls_scores, gt_bboxes, gt_labels, img_metas, gt_bboxes_ignore))
+
+    def level_losses(self, cls_scores: list[Tensor], bbox_preds: list[Tensor],
+                     levels: Sequence[Tensor], targets: AnchorTargets) -> dict[str, list[Tensor]]:
+        """Losses of each level on anchors [n, 4] or [B, n, 4] of each; see :meth:`loss`."""
         total = targets.num_pos + targets.num_neg if self.sampling else targets.num_pos
-        parts = [part.split([len(level) for level in levels], dim=1) for part in targets[:4]]
         of_classes, of_boxes = multi_apply(self.loss_single, cls_scores, bbox_preds, levels,
-                                           *parts, num_total_samples=total)
+                                           *targets.of_levels(levels), num_total_samples=total)
         return {"loss_cls": of_classes, "loss_bbox": of_boxes}
 
     def loss_single(self, cls_score: Tensor, bbox_pred: Tensor, anchors: Tensor, labels: Tensor,
@@ -259,7 +273,7 @@ class AnchorHead(BaseDenseHead):
         Args:
             cls_score: [B, A C, H, W].
             bbox_pred: [B, A 4, H, W].
-            anchors: [n, 4].
+            anchors: [n, 4] or [B, n, 4].
             labels: [B, n].
             label_weights: [B, n] or [B, n, C].
             bbox_targets: [B, n, 4].
@@ -272,6 +286,7 @@ class AnchorHead(BaseDenseHead):
                                  avg_factor=total)
         boxes = bbox_pred.permute(0, 2, 3, 1).reshape(-1, 4)
         if self.reg_decoded_bbox:
-            boxes = self.bbox_coder.decode(anchors.repeat(len(cls_score), 1), boxes)
+            own = anchors.expand(len(cls_score), -1, -1).flatten(0, 1)
+            boxes = self.bbox_coder.decode(own, boxes)
         return of_class, self.loss_bbox(boxes, bbox_targets.flatten(0, 1),
                                         bbox_weights.flatten(0, 1), avg_factor=total)

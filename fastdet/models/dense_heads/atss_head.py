@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdet.cnn import ConvModule, Scale
+from fastdet.cnn import Scale
 from fastdet.core.bbox import GroundTruth
 from fastdet.core.bbox.assigners.centers import box_centers
 from fastdet.core.bbox.transforms import bbox2distance
 from fastdet.core.utils import multi_apply, reduce_mean
 
 from ..builder import HEADS, build_loss
-from ..losses.utils import at_least_float32
 from .anchor_head import AnchorHead
 from .base_dense_head import Meta
 
@@ -39,6 +38,8 @@ class ATSSHead(AnchorHead):
         kwargs: of :class:`AnchorHead`.
     """
 
+    may_sample = False
+
     def __init__(self, num_classes: int, in_channels: int, pred_kernel_size: int = 3,
                  stacked_convs: int = 4, conv_cfg: Any = None,
                  norm_cfg: Any = dict(type="GN", num_groups=32, requires_grad=True),
@@ -56,17 +57,6 @@ class ATSSHead(AnchorHead):
         super().__init__(num_classes, in_channels, reg_decoded_bbox=reg_decoded_bbox,
                          init_cfg=init_cfg, **kwargs)
         self.loss_centerness = build_loss(loss_centerness)
-
-    @staticmethod
-    def _sampler_cfg(train_cfg: Any, loss_cls: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "PseudoSampler"}  # whatever train_cfg says
-
-    def tower(self) -> nn.ModuleList:
-        """``stacked_convs`` convolutions of 3 x 3, each with norm and ReLU."""
-        return nn.ModuleList([
-            ConvModule(self.in_channels if i == 0 else self.feat_channels, self.feat_channels, 3,
-                       stride=1, padding=1, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg)
-            for i in range(self.stacked_convs)])
 
     def predictor(self, channels: int) -> nn.Conv2d:
         """A convolution to ``channels`` numbers for each anchor."""
@@ -88,11 +78,7 @@ class ATSSHead(AnchorHead):
 
     def forward_single(self, x: Tensor, scale: nn.Module) -> tuple[Tensor, ...]:  # type: ignore
         """Scores, deltas and centrality of one level."""
-        classes = boxes = x
-        for conv in self.cls_convs:
-            classes = conv(classes)
-        for conv in self.reg_convs:
-            boxes = conv(boxes)
+        classes, boxes = self.features(x)
         return (self.atss_cls(classes), scale(self.atss_reg(boxes)).float(),
                 self.atss_centerness(boxes))
 
@@ -126,12 +112,9 @@ class ATSSHead(AnchorHead):
         """
         levels, targets = self.batch_targets(cls_scores, gt_bboxes, gt_labels, img_metas,
                                              gt_bboxes_ignore)
-        sizes = [len(level) for level in levels]
-        total = reduce_mean(at_least_float32(targets.num_pos.to(cls_scores[0].dtype))).clamp(
-            min=1.0)
         of_class, of_box, of_centre, central = multi_apply(
             self.loss_single, levels, cls_scores, bbox_preds, centernesses,
-            *(part.split(sizes, dim=1) for part in targets[:3]), num_total_samples=total)
+            *targets.of_levels(levels)[:3], num_total_samples=targets.positives())
         factor = reduce_mean(torch.stack(central).sum()).clamp(min=1)
         return {"loss_cls": of_class, "loss_bbox": [loss / factor for loss in of_box],
                 "loss_centerness": of_centre}

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastdet.cnn import ConvModule
 from fastdet.core.bbox.transforms import bbox_mapping_back
+from fastdet.core.post_processing.merge_augs import merge_aug_proposals
 from fastdet.ops import batched_nms
 from fastdet.runner import BaseModule
 
@@ -25,7 +27,8 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
     """The base of dense heads.
 
     A subclass has ``prior_generator``, ``bbox_coder``, ``cls_out_channels`` and
-    ``use_sigmoid_cls``, or overrides :meth:`candidates`.
+    ``use_sigmoid_cls``, or overrides :meth:`candidates`. One with towers names ``in_channels``,
+    ``feat_channels``, ``stacked_convs``, ``conv_cfg`` and ``norm_cfg``.
 
     Args:
         init_cfg: how weights are initialised.
@@ -37,6 +40,15 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
     cls_out_channels: int
     num_classes: int
     use_sigmoid_cls: bool
+    in_channels: Any
+    feat_channels: int
+    stacked_convs: int
+    conv_cfg: Any
+    norm_cfg: Any
+    #: Whether convolutions of a tower have biases; ``'auto'`` where they have no norm.
+    conv_bias: bool | str = "auto"
+    cls_convs: Any
+    reg_convs: Any
     #: Numbers that the head predicts for a box.
     box_channels = 4
     #: Whether class scores are probabilities, not logits.
@@ -64,6 +76,27 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
     @abstractmethod
     def loss(self, **kwargs: Any) -> Any:
         """Losses of the head's outputs and the ground truth."""
+
+    # --- layers -----------------------------------------------------------------------------
+    def conv_at(self, i: int) -> Any:
+        """Config of the i-th convolution of a tower."""
+        return self.conv_cfg
+
+    def tower(self) -> nn.ModuleList:
+        """``stacked_convs`` convolutions of 3 x 3, each with norm and ReLU."""
+        return nn.ModuleList([
+            ConvModule(self.in_channels if i == 0 else self.feat_channels, self.feat_channels, 3,
+                       padding=1, conv_cfg=self.conv_at(i), norm_cfg=self.norm_cfg,
+                       bias=self.conv_bias) for i in range(self.stacked_convs)])
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the towers of the classes and of the boxes make of one level."""
+        classes = boxes = x
+        for conv in self.cls_convs:
+            classes = conv(classes)
+        for conv in self.reg_convs:
+            boxes = conv(boxes)
+        return classes, boxes
 
     # --- training ---------------------------------------------------------------------------
     def forward_train(self, x: Sequence[Tensor], img_metas: list[Meta], gt_bboxes: list[Tensor],
@@ -187,10 +220,10 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         each = [(b[v], s[v], c[v]) for b, s, c, v in zip(*found)]
         if not with_nms:
             return [*each]
-        return [self._suppressed(boxes, scores, labels, cfg) for boxes, scores, labels in each]
+        return [self.suppressed(boxes, scores, labels, cfg) for boxes, scores, labels in each]
 
     @staticmethod
-    def _suppressed(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Any) -> tuple[Tensor, ...]:
+    def suppressed(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Any) -> tuple[Tensor, ...]:
         """One image's candidates after any kind of suppression, cut to ``max_per_img``."""
         if boxes.numel() == 0:
             return torch.cat([boxes, scores[:, None]], dim=-1), labels
@@ -223,8 +256,20 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
                                       meta.get("flip_direction") or "horizontal")
             views.append((boxes, scores, labels))
         boxes, scores, labels = (torch.cat(part) for part in zip(*views))
-        found, labels = self._suppressed(boxes, scores, labels, self.test_cfg)
+        found, labels = self.suppressed(boxes, scores, labels, self.test_cfg)
         if not rescale:
             factor = found.new_tensor(img_metas[0][0]["scale_factor"])
             found = torch.cat([found[:, :4] * factor, found[:, 4:]], dim=-1)
         return [(found, labels)]
+
+    # --- proposals, where the head makes them ----------------------------------------------
+    def simple_test_rpn(self, x: Sequence[Tensor], img_metas: list[Meta]) -> list[Tensor]:
+        """Proposals and scores ``[n, 5]`` of each image."""
+        found: Any = self.get_bboxes(*self(x), img_metas=img_metas)
+        return found
+
+    def aug_test_rpn(self, feats: list[Any], img_metas: list[list[Meta]]) -> list[Tensor]:
+        """As :meth:`simple_test_rpn`, of images from several views of each, merged."""
+        views = [self.simple_test_rpn(x, metas) for x, metas in zip(feats, img_metas)]
+        return [merge_aug_proposals([view[i] for view in views], [m[i] for m in img_metas],
+                                    self.test_cfg) for i in range(len(img_metas[0]))]

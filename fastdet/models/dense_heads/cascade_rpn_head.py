@@ -154,12 +154,6 @@ class StageCascadeRPNHead(RPNHead):
         return out
 
     # --- losses -----------------------------------------------------------------------------
-    def sampled(self, gt_inds: Tensor) -> tuple[Tensor, Tensor]:
-        """Positives and negatives ``[B, N]`` of an assignment."""
-        if isinstance(self.sampler, PseudoSampler):
-            return gt_inds > 0, gt_inds == 0
-        return super().sampled(gt_inds)
-
     def inside(self, anchors: list[Tensor], featmap_sizes: list[Any],
                img_metas: list[Meta]) -> Tensor:
         """Which anchors ([B, n, 4] of each level) are trained, [B, N] of all levels."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from fastdet.cnn import bias_init_with_prob, normal_init
 from fastdet.core.utils import multi_apply
-from fastdet.ops import batched_nms
 
 from ..builder import HEADS, build_loss
 from ..utils.gaussian_target import (
@@ -176,13 +175,5 @@ class CenterNetHead(BaseDenseHead):
         found, labels, _ = self.detect(outs, img_metas, cfg, rescale)
         if not with_nms:
             return list(zip(found, labels))
-        return [self.suppressed(boxes, classes, cfg) for boxes, classes in zip(found, labels)]
-
-    @staticmethod
-    def suppressed(found: Tensor, labels: Tensor, cfg: Any) -> tuple[Tensor, Tensor]:
-        """What suppression leaves of boxes and scores [n, 5] and classes [n]."""
-        if labels.numel() == 0:
-            return found, labels
-        found, keep = batched_nms(found[:, :4], found[:, 4].contiguous(), labels, cfg["nms"])
-        most = cfg["max_per_img"] if cfg["max_per_img"] > 0 else len(keep)
-        return found[:most], labels[keep][:most]
+        return [self.suppressed(boxes[:, :4], boxes[:, 4], classes, cfg)
+                for boxes, classes in zip(found, labels)]

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdet.cnn import ConvModule, Scale, bias_init_with_prob, normal_init
+from fastdet.cnn import Scale, bias_init_with_prob, normal_init
 from fastdet.core.bbox import GroundTruth, build_assigner
 from fastdet.core.bbox.iou_calculators import bbox_overlaps
-from fastdet.core.utils import multi_apply, reduce_mean
+from fastdet.core.utils import multi_apply
 
 from ..builder import HEADS, build_loss
-from ..losses.utils import at_least_float32
 from .anchor_head import AnchorHead, AnchorTargets
 from .base_dense_head import Meta
 
@@ -37,6 +36,8 @@ class DDODHead(AnchorHead):
             ``reg_assigner``, for the boxes.
     """
 
+    may_sample = False
+
     def __init__(self, num_classes: int, in_channels: int, stacked_convs: int = 4,
                  conv_cfg: Any = None, use_dcn: bool = True,
                  norm_cfg: Any = dict(type="GN", num_groups=32, requires_grad=True),
@@ -54,18 +55,9 @@ class DDODHead(AnchorHead):
         self.loss_iou = build_loss(loss_iou)
         self._seen: Tensor | None = None
 
-    @staticmethod
-    def _sampler_cfg(train_cfg: Any, loss_cls: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "PseudoSampler"}  # whatever train_cfg says
-
-    def tower(self) -> nn.ModuleList:
-        """``stacked_convs`` convolutions of 3 x 3, each with norm and ReLU."""
-        return nn.ModuleList([
-            ConvModule(self.in_channels if i == 0 else self.feat_channels, self.feat_channels, 3,
-                       stride=1, padding=1, norm_cfg=self.norm_cfg,
-                       conv_cfg={"type": "DCN", "deform_groups": 1} if i == 0 and self.use_dcn
-                       else self.conv_cfg)
-            for i in range(self.stacked_convs)])
+    def conv_at(self, i: int) -> Any:
+        """Deformable where it is the first one, if so wished."""
+        return {"type": "DCN", "deform_groups": 1} if i == 0 and self.use_dcn else self.conv_cfg
 
     def _init_layers(self) -> None:
         self.relu = nn.ReLU(inplace=True)
@@ -90,11 +82,7 @@ class DDODHead(AnchorHead):
 
     def forward_single(self, x: Tensor, scale: nn.Module) -> tuple[Tensor, ...]:  # type: ignore
         """Scores, deltas and IoUs of one level."""
-        classes = boxes = x
-        for conv in self.cls_convs:
-            classes = conv(classes)
-        for conv in self.reg_convs:
-            boxes = conv(boxes)
+        classes, boxes = self.features(x)
         return self.atss_cls(classes), scale(self.atss_reg(boxes)).float(), self.atss_iou(boxes)
 
     # --- training ---------------------------------------------------------------------------
@@ -142,19 +130,13 @@ class DDODHead(AnchorHead):
                                                         boxes)[0], gts, anchors)
                 for assigner in (self.cls_assigner, self.reg_assigner))
 
-        def each(part: Tensor) -> tuple[Tensor, ...]:
-            return part.split(per_level, dim=1)
-
-        def total(targets: AnchorTargets) -> Tensor:
-            return reduce_mean(at_least_float32(targets.num_pos.to(score.dtype))).clamp(min=1.0)
-
-        of_class = multi_apply(
-            self.loss_cls_single, cls_scores, each(for_cls.labels), each(for_cls.label_weights),
-            self.reweight(each(for_cls.labels)), num_total_samples=total(for_cls))[0]
+        labels, weights, *_ = for_cls.of_levels(levels)
+        of_class = multi_apply(self.loss_cls_single, cls_scores, labels, weights,
+                               self.reweight(labels), num_total_samples=for_cls.positives())[0]
+        labels, _, learnt, _ = for_reg.of_levels(levels)
         of_box, of_iou = multi_apply(
-            self.loss_reg_single, levels, bbox_preds, iou_preds, each(for_reg.labels),
-            each(for_reg.boxes), self.reweight(each(for_reg.labels)),
-            num_total_samples=total(for_reg))
+            self.loss_reg_single, levels, bbox_preds, iou_preds, labels, learnt,
+            self.reweight(labels), num_total_samples=for_reg.positives())
         return {"loss_cls": of_class, "loss_bbox": of_box, "loss_iou": of_iou}
 
     def _targets_of(self, gt_inds: Tensor, gts: GroundTruth, anchors: Tensor) -> AnchorTargets:

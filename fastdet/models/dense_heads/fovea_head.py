@@ -25,6 +25,8 @@ __all__ = ["FeatureAlign", "FoveaHead"]
 class FeatureAlign(BaseModule):
     """A deformable convolution whose offsets are made from predicted boxes.
 
+    A subclass may make them from another number of channels.
+
     Args:
         in_channels: of the input.
         out_channels: of the output.
@@ -33,14 +35,17 @@ class FeatureAlign(BaseModule):
         init_cfg: how weights are initialised.
     """
 
+    #: Numbers that describe a box.
+    shape_channels = 4
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3,
                  deform_groups: int = 4,
                  init_cfg: Any = dict(type="Normal", layer="Conv2d", std=0.1,
                                       override=dict(type="Normal", name="conv_adaption",
                                                     std=0.01))) -> None:
         super().__init__(init_cfg)
-        self.conv_offset = nn.Conv2d(4, deform_groups * kernel_size * kernel_size * 2, 1,
-                                     bias=False)
+        self.conv_offset = nn.Conv2d(self.shape_channels,
+                                     deform_groups * kernel_size * kernel_size * 2, 1, bias=False)
         self.conv_adaption = DeformConv2d(in_channels, out_channels, kernel_size,
                                           padding=(kernel_size - 1) // 2,
                                           deform_groups=deform_groups)

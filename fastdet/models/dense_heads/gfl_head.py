@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdet.cnn import ConvModule, Scale
+from fastdet.cnn import Scale
 from fastdet.core.bbox import GroundTruth
 from fastdet.core.bbox.assigners.centers import box_centers
 from fastdet.core.bbox.iou_calculators import bbox_overlaps
 from fastdet.core.utils import multi_apply, reduce_mean
 
 from ..builder import HEADS, build_loss
-from ..losses.utils import at_least_float32
 from .anchor_head import AnchorHead
 from .base_dense_head import Meta
 
@@ -60,6 +59,8 @@ class GFLHead(AnchorHead):
         kwargs: of :class:`AnchorHead`.
     """
 
+    may_sample = False
+
     def __init__(self, num_classes: int, in_channels: int, stacked_convs: int = 4,
                  conv_cfg: Any = None,
                  norm_cfg: Any = dict(type="GN", num_groups=32, requires_grad=True),
@@ -81,19 +82,9 @@ class GFLHead(AnchorHead):
         self.integral = Integral(reg_max)
         self.loss_dfl = build_loss(loss_dfl)
 
-    @staticmethod
-    def _sampler_cfg(train_cfg: Any, loss_cls: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "PseudoSampler"}  # whatever train_cfg says
-
     def _init_layers(self) -> None:
         self.relu = nn.ReLU()
-        self.cls_convs = nn.ModuleList()
-        self.reg_convs = nn.ModuleList()
-        for i in range(self.stacked_convs):
-            for tower in (self.cls_convs, self.reg_convs):
-                tower.append(ConvModule(
-                    self.in_channels if i == 0 else self.feat_channels, self.feat_channels, 3,
-                    stride=1, padding=1, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg))
+        self.cls_convs, self.reg_convs = self.tower(), self.tower()
         if self.num_base_priors != 1:
             raise ValueError(f"{type(self).__name__}: there must be one anchor at a place, the "
                              f"anchor generator has {self.num_base_priors}")
@@ -107,11 +98,7 @@ class GFLHead(AnchorHead):
 
     def forward_single(self, x: Tensor, scale: nn.Module) -> tuple[Tensor, ...]:  # type: ignore
         """Scores and distributions of one level."""
-        classes = boxes = x
-        for conv in self.cls_convs:
-            classes = conv(classes)
-        for conv in self.reg_convs:
-            boxes = conv(boxes)
+        classes, boxes = self.features(x)
         return self.gfl_cls(classes), scale(self.gfl_reg(boxes)).float()
 
     def anchor_center(self, anchors: Tensor) -> Tensor:
@@ -145,13 +132,9 @@ class GFLHead(AnchorHead):
         """
         levels, targets = self.batch_targets(cls_scores, gt_bboxes, gt_labels, img_metas,
                                              gt_bboxes_ignore)
-        sizes = [len(level) for level in levels]
-        total = reduce_mean(at_least_float32(targets.num_pos.to(cls_scores[0].dtype))).clamp(
-            min=1.0)
         of_class, of_box, of_side, weights = multi_apply(
-            self.loss_single, levels, cls_scores, bbox_preds,
-            *(part.split(sizes, dim=1) for part in targets[:3]), self.prior_generator.strides,
-            num_total_samples=total)
+            self.loss_single, levels, cls_scores, bbox_preds, *targets.of_levels(levels)[:3],
+            self.prior_generator.strides, num_total_samples=targets.positives())
         factor = reduce_mean(torch.stack(weights).sum()).clamp(min=1)
         return {"loss_cls": of_class, "loss_bbox": [loss / factor for loss in of_box],
                 "loss_dfl": [loss / factor for loss in of_side]}

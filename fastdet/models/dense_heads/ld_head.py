@@ -11,7 +11,6 @@ from torch import Tensor
 from fastdet.core.utils import multi_apply, reduce_mean
 
 from ..builder import HEADS, build_loss
-from ..losses.utils import at_least_float32
 from .base_dense_head import Meta
 from .gfl_head import GFLHead
 
@@ -69,13 +68,9 @@ class LDHead(GFLHead):
         """
         levels, targets = self.batch_targets(cls_scores, gt_bboxes, gt_labels, img_metas,
                                              gt_bboxes_ignore)
-        sizes = [len(level) for level in levels]
-        total = reduce_mean(at_least_float32(targets.num_pos.to(cls_scores[0].dtype))).clamp(
-            min=1.0)
         of_class, of_box, of_side, of_teacher, weights = multi_apply(
-            self.loss_single, levels, cls_scores, bbox_preds,
-            *(part.split(sizes, dim=1) for part in targets[:3]), self.prior_generator.strides,
-            soft_target, num_total_samples=total)
+            self.loss_single, levels, cls_scores, bbox_preds, *targets.of_levels(levels)[:3],
+            self.prior_generator.strides, soft_target, num_total_samples=targets.positives())
         factor = reduce_mean(torch.stack(weights).sum() + 1e-6)
         return {"loss_cls": of_class, "loss_bbox": [loss / factor for loss in of_box],
                 "loss_dfl": [loss / factor for loss in of_side], "loss_ld": of_teacher}

@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastdet.cnn import ConvModule
-
 from ..builder import HEADS
 from .anchor_head import AnchorHead
 
@@ -44,13 +42,6 @@ class RetinaHead(AnchorHead):
         super().__init__(num_classes, in_channels, anchor_generator=anchor_generator,
                          init_cfg=init_cfg, **kwargs)
 
-    def tower(self) -> nn.ModuleList:
-        """``stacked_convs`` convolutions of 3 x 3, each with norm and ReLU."""
-        return nn.ModuleList([
-            ConvModule(self.in_channels if i == 0 else self.feat_channels, self.feat_channels, 3,
-                       stride=1, padding=1, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg)
-            for i in range(self.stacked_convs)])
-
     def _init_layers(self) -> None:
         self.relu = nn.ReLU(inplace=True)
         self.cls_convs = self.tower()
@@ -61,9 +52,5 @@ class RetinaHead(AnchorHead):
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, ...]:
         """Scores [B, A C, H, W] and deltas [B, A 4, H, W] of one level."""
-        classes = boxes = x
-        for conv in self.cls_convs:
-            classes = conv(classes)
-        for conv in self.reg_convs:
-            boxes = conv(boxes)
+        classes, boxes = self.features(x)
         return self.retina_cls(classes), self.retina_reg(boxes)

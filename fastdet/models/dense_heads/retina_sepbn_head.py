@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastdet.cnn import ConvModule, bias_init_with_prob, normal_init
+from fastdet.cnn import bias_init_with_prob, normal_init
 from fastdet.core.utils import multi_apply
 
 from ..builder import HEADS
@@ -48,10 +48,7 @@ class RetinaSepBNHead(AnchorHead):
 
     def towers(self) -> nn.ModuleList:
         """A tower for each level, all with the first one's convolutions."""
-        levels = nn.ModuleList([nn.ModuleList([
-            ConvModule(self.in_channels if i == 0 else self.feat_channels, self.feat_channels, 3,
-                       stride=1, padding=1, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg)
-            for i in range(self.stacked_convs)]) for _ in range(self.num_ins)])
+        levels = nn.ModuleList([self.tower() for _ in range(self.num_ins)])
         for tower in levels[1:]:
             for mine, first in zip(tower, levels[0]):  # type: ignore[call-overload]
                 mine.conv = first.conv

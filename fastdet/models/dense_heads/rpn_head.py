@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from fastdet.cnn import ConvModule
 from fastdet.core.bbox import Proposals
-from fastdet.core.post_processing.merge_augs import merge_aug_proposals, proposal_settings
+from fastdet.core.post_processing.merge_augs import proposal_settings
 
 from ..builder import HEADS
 from .anchor_head import AnchorHead
@@ -93,7 +92,8 @@ class RPNHead(AnchorHead):
                    rescale: bool = False, with_nms: bool = True) -> list[Tensor]:
         """Proposals and scores ``[n, 5]`` of each image, in pixels of the input."""
         if not with_nms:
-            raise ValueError("RPNHead: proposals are always suppressed, got with_nms=False")
+            raise ValueError(f"{type(self).__name__}: proposals are always suppressed, got "
+                             "with_nms=False")
         return list(self.proposals(outs, img_metas, self.test_cfg if cfg is None else cfg))
 
     def proposals(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any) -> Proposals:
@@ -101,13 +101,3 @@ class RPNHead(AnchorHead):
         cfg = proposal_settings(cfg)
         found = suppress(self.candidates(outs, img_metas, cfg), cfg["nms"], cfg["max_per_img"])
         return Proposals(found.boxes, found.counts)
-
-    def simple_test_rpn(self, x: Sequence[Tensor], img_metas: list[Meta]) -> list[Tensor]:
-        """Proposals of each image."""
-        return self.get_bboxes(*self(x), img_metas=img_metas)
-
-    def aug_test_rpn(self, feats: list[Any], img_metas: list[list[Meta]]) -> list[Tensor]:
-        """Proposals of each image from several views of it, merged."""
-        views = [self.simple_test_rpn(x, metas) for x, metas in zip(feats, img_metas)]
-        return [merge_aug_proposals([view[i] for view in views], [m[i] for m in img_metas],
-                                    self.test_cfg) for i in range(len(img_metas[0]))]

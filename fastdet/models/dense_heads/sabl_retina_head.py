@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdet.cnn import ConvModule
-from fastdet.core.anchor import anchor_inside_flags, build_prior_generator
+from fastdet.core.anchor import build_prior_generator
 from fastdet.core.bbox import GroundTruth, build_assigner, build_bbox_coder
 from fastdet.core.utils import multi_apply
 
 from ..builder import HEADS, build_loss
 from ..losses.utils import at_least_float32
+from .anchor_head import trained_anchors
 from .base_dense_head import BaseDenseHead, Meta
 from .candidates import Candidates, top_pairs
 
@@ -101,17 +101,13 @@ class SABLRetinaHead(BaseDenseHead):
         if train_cfg:
             self.assigner: Any = build_assigner(train_cfg["assigner"])
         self.fp16_enabled = False
-        self._init_layers(feat_channels)
+        self._init_layers()
 
-    def _init_layers(self, width: int) -> None:
+    def _init_layers(self) -> None:
         self.relu = nn.ReLU(inplace=True)
-        self.cls_convs, self.reg_convs = (
-            nn.ModuleList([ConvModule(
-                self.in_channels if i == 0 else width,  # type: ignore[arg-type]
-                width, 3, padding=1, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg)
-                for i in range(self.stacked_convs)]) for _ in range(2))
+        self.cls_convs, self.reg_convs = self.tower(), self.tower()
         self.retina_cls, self.retina_bbox_reg, self.retina_bbox_cls = (
-            nn.Conv2d(width, n, 3, padding=1)
+            nn.Conv2d(self.feat_channels, n, 3, padding=1)
             for n in (self.num_base_priors * self.cls_out_channels, self.side_num * 4,
                       self.side_num * 4))
 
@@ -123,33 +119,10 @@ class SABLRetinaHead(BaseDenseHead):
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """What :meth:`forward` makes of one level."""
-        classes = sides = x
-        for conv in self.cls_convs:
-            classes = conv(classes)
-        for conv in self.reg_convs:
-            sides = conv(sides)
+        classes, sides = self.features(x)
         return self.retina_cls(classes), (self.retina_bbox_cls(sides), self.retina_bbox_reg(sides))
 
     # --- losses -----------------------------------------------------------------------------
-    def _assigned(self, sizes: list[Any], squares: Tensor, gt_bboxes: list[Tensor],
-                  gt_bboxes_ignore: list[Tensor] | None, img_metas: list[Meta]) -> Tensor:
-        """The gt of each square, [B, N], as :attr:`AssignResult.gt_inds` has it."""
-        generator, num = self.approx_anchor_generator, self.approxs_per_octave
-        device = squares.device
-        approxs = torch.cat(generator.grid_priors(sizes, device=device))
-        border = self.train_cfg.get("allowed_border", -1)
-        out = []
-        for i, (boxes, meta) in enumerate(zip(gt_bboxes, img_metas)):
-            flags = torch.cat(generator.valid_flags(sizes, meta["pad_shape"], device))
-            # A square is trained if any of its approximations is inside.
-            inside = anchor_inside_flags(approxs, flags, meta["img_shape"],
-                                         border).view(-1, num).any(1)
-            ignore = None if gt_bboxes_ignore is None else gt_bboxes_ignore[i].to(squares.dtype)
-            inds = self.assigner.assign(approxs, squares, num, boxes.to(squares.dtype), ignore,
-                                        valid=inside).gt_inds
-            out.append(torch.where(inside, inds, -1))
-        return torch.stack(out)
-
     def loss(self, cls_scores: list[Tensor],  # type: ignore[override]
              bbox_preds: list[tuple[Tensor, Tensor]], gt_bboxes: list[Tensor],
              gt_labels: list[Tensor], img_metas: list[Meta],
@@ -168,11 +141,18 @@ class SABLRetinaHead(BaseDenseHead):
             ``loss_cls``, ``loss_bbox_cls`` and ``loss_bbox_reg``, lists of scalars.
         """
         sizes = [m.shape[-2:] for m in cls_scores]
-        levels = self.square_anchor_generator.grid_priors(sizes, device=cls_scores[0].device)
+        device, num = cls_scores[0].device, self.approxs_per_octave
+        levels = self.square_anchor_generator.grid_priors(sizes, device=device)
         squares = torch.cat(levels)
-        inds = self._assigned(sizes, squares, gt_bboxes, gt_bboxes_ignore, img_metas)
+        approxs = torch.cat(self.approx_anchor_generator.grid_priors(sizes, device=device))
+        gts = GroundTruth.pad(gt_bboxes, gt_labels, gt_bboxes_ignore)
+        # A square is trained if any of its approximations is inside.
+        inside = trained_anchors(self.approx_anchor_generator, approxs, sizes, img_metas,
+                                 self.train_cfg.get("allowed_border", -1))
+        inds = self.assigner.assign_batch(approxs, squares, num, gts,
+                                          inside.unflatten(1, (-1, num)).any(-1))
         pos, neg = inds > 0, inds == 0
-        boxes, labels = GroundTruth.pad(gt_bboxes, gt_labels).of(inds)
+        boxes, labels = gts.of(inds)
         own = squares.to(boxes.dtype).expand_as(boxes)
         offsets, offset_weights, buckets, bucket_weights = (
             torch.where(pos[..., None], t.unflatten(0, inds.shape), 0.0)

@@ -43,6 +43,8 @@ class SSDHead(AnchorHead):
         init_cfg: how weights are initialised.
     """
 
+    may_sample = False  # the hardest negatives are chosen by their loss
+
     def __init__(self, num_classes: int = 80,
                  in_channels: Sequence[int] = (512, 1024, 512, 256, 256, 256),
                  stacked_convs: int = 0, feat_channels: int = 256, use_depthwise: bool = False,
@@ -68,10 +70,6 @@ class SSDHead(AnchorHead):
             bbox_coder, reg_decoded_bbox, loss_cls={"type": "CrossEntropyLoss"},
             loss_bbox={"type": "SmoothL1Loss"}, train_cfg=train_cfg, test_cfg=test_cfg,
             init_cfg=init_cfg)
-
-    @staticmethod
-    def _sampler_cfg(train_cfg: Any, loss_cls: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "PseudoSampler"}  # the hardest negatives are chosen by their loss
 
     def branch(self, channels: int, out_channels: int) -> nn.Sequential:
         """The layers of one level that end in ``out_channels`` numbers."""

@@ -116,12 +116,7 @@ class TOODHead(ATSSHead):
 
     def _init_layers(self) -> None:
         self.relu = nn.ReLU(inplace=True)
-        self.inter_convs = nn.ModuleList([
-            ConvModule(self.in_channels if i == 0 else self.feat_channels, self.feat_channels, 3,
-                       stride=1, padding=1, norm_cfg=self.norm_cfg,
-                       conv_cfg={"type": "DCNv2", "deform_groups": 4} if i < self.num_dcn else
-                       self.conv_cfg)
-            for i in range(self.stacked_convs)])
+        self.inter_convs = self.tower()
         self.cls_decomp, self.reg_decomp = (
             TaskDecomposition(self.feat_channels, self.stacked_convs, self.stacked_convs * 8,
                               self.conv_cfg, self.norm_cfg) for _ in range(2))
@@ -134,6 +129,10 @@ class TOODHead(ATSSHead):
                           nn.Conv2d(self.feat_channels // 4, channels, 3, padding=1))
             for channels in (1, 4 * 2))
         self.scales = nn.ModuleList([Scale(1.0) for _ in self.prior_generator.strides])
+
+    def conv_at(self, i: int) -> Any:
+        """Deformable where it is one of the first ``num_dcn``."""
+        return {"type": "DCNv2", "deform_groups": 4} if i < self.num_dcn else self.conv_cfg
 
     def init_weights(self) -> None:
         """Small normal weights, and a probability of 0.01 for every class."""

@@ -42,15 +42,15 @@ class YOLOFHead(AnchorHead):
         self.norm_cfg = norm_cfg
         super().__init__(num_classes, in_channels, **kwargs)
 
-    def tower(self, convs: int) -> nn.Sequential:
+    def subnet(self, convs: int) -> nn.Sequential:
         """``convs`` convolutions of 3 x 3, each with norm and ReLU."""
         return nn.Sequential(*[
             ConvModule(self.in_channels, self.in_channels, 3, padding=1, norm_cfg=self.norm_cfg)
             for _ in range(convs)])
 
     def _init_layers(self) -> None:
-        self.cls_subnet = self.tower(self.num_cls_convs)
-        self.bbox_subnet = self.tower(self.num_reg_convs)
+        self.cls_subnet = self.subnet(self.num_cls_convs)
+        self.bbox_subnet = self.subnet(self.num_reg_convs)
         a = self.num_base_priors
         self.cls_score = nn.Conv2d(self.in_channels, a * self.num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(self.in_channels, a * 4, 3, padding=1)

@@ -99,7 +99,7 @@ class YOLOXHead(BaseDenseHead):
         self.fp16_enabled = False
         self._init_layers()
 
-    def tower(self) -> nn.Sequential:
+    def subnet(self) -> nn.Sequential:
         """``stacked_convs`` convolutions of 3 x 3, each with norm and activation."""
         kind = DepthwiseSeparableConvModule if self.use_depthwise else ConvModule
         deformable = {"type": "DCNv2"} if self.dcn_on_last_conv else self.conv_cfg
@@ -114,8 +114,8 @@ class YOLOXHead(BaseDenseHead):
         def each(make: Any) -> nn.ModuleList:
             return nn.ModuleList([make() for _ in self.strides])
 
-        self.multi_level_cls_convs = each(self.tower)
-        self.multi_level_reg_convs = each(self.tower)
+        self.multi_level_cls_convs = each(self.subnet)
+        self.multi_level_reg_convs = each(self.subnet)
         self.multi_level_conv_cls = each(lambda: nn.Conv2d(self.feat_channels,
                                                            self.cls_out_channels, 1))
         self.multi_level_conv_reg = each(lambda: nn.Conv2d(self.feat_channels, 4, 1))

@@ -5,6 +5,7 @@ from .autoassign import AutoAssign
 from .base import BaseDetector
 from .cascade_rcnn import CascadeRCNN
 from .centernet import CenterNet
+from .cornernet import CornerNet
 from .ddod import DDOD
 from .deformable_detr import DeformableDETR
 from .detr import DETR
@@ -48,9 +49,9 @@ from .yolox import YOLOX
 
 __all__ = ["ATSS", "DDOD", "DETR", "FCOS", "FOVEA", "FSAF", "GFL", "LAD", "NASFCOS", "PAA", "RPN",
            "SOLO", "TOOD", "YOLACT", "YOLOF", "YOLOV3", "YOLOX", "AutoAssign", "BaseDetector",
-           "CascadeRCNN", "CenterNet", "DeformableDETR", "FastRCNN", "FasterRCNN", "GridRCNN",
-           "HybridTaskCascade", "KnowledgeDistillationSingleStageDetector", "Mask2Former",
-           "MaskFormer", "MaskRCNN", "MaskScoringRCNN", "PanopticFPN", "PointRend", "QueryInst",
-           "RepPointsDetector", "RetinaNet", "SCNet", "SOLOv2", "SingleStageDetector",
+           "CascadeRCNN", "CenterNet", "CornerNet", "DeformableDETR", "FastRCNN", "FasterRCNN",
+           "GridRCNN", "HybridTaskCascade", "KnowledgeDistillationSingleStageDetector",
+           "Mask2Former", "MaskFormer", "MaskRCNN", "MaskScoringRCNN", "PanopticFPN", "PointRend",
+           "QueryInst", "RepPointsDetector", "RetinaNet", "SCNet", "SOLOv2", "SingleStageDetector",
            "SingleStageInstanceSegmentor", "SparseRCNN", "TridentFasterRCNN", "TwoStageDetector",
            "TwoStagePanopticSegmentor", "VFNet"]

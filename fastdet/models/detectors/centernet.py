@@ -14,7 +14,22 @@ from ..builder import DETECTORS
 from .base import Meta
 from .single_stage import SingleStageDetector
 
-__all__ = ["CenterNet"]
+__all__ = ["CenterNet", "mirror_pairs"]
+
+
+def mirror_pairs(name: str, imgs: list[Tensor], img_metas: list[list[Meta]]
+                 ) -> list[tuple[Tensor, list[Meta]]]:
+    """Views of one image in pairs of it and its mirror image, [2, 3, H, W] and two metas.
+
+    Raises:
+        ValueError: the views are not such pairs.
+    """
+    flips = [metas[0]["flip"] for metas in img_metas]
+    if len(flips) % 2 or not all(a != b for a, b in zip(flips[0::2], flips[1::2])):
+        raise ValueError(f"{name}: views must be pairs of an image and its mirror image, got "
+                         f"flip={flips}")
+    return [(torch.cat(imgs[i:i + 2]), [img_metas[i][0], img_metas[i + 1][0]])
+            for i in range(0, len(imgs), 2)]
 
 
 @DETECTORS.register_module()
@@ -26,8 +41,10 @@ class CenterNet(SingleStageDetector):
         """Boxes and scores [n, 5] and classes [n] of all pairs of views, maybe suppressed."""
         found = torch.cat([boxes for one in aug_results for boxes, _ in one])
         labels = torch.cat([classes for one in aug_results for _, classes in one])
-        return (self.bbox_head.suppressed(found, labels, self.bbox_head.test_cfg) if with_nms
-                else (found, labels))
+        if not with_nms:
+            return found, labels
+        return self.bbox_head.suppressed(found[:, :4], found[:, 4], labels,
+                                         self.bbox_head.test_cfg)
 
     def aug_test(self, imgs: list[Tensor], img_metas: list[list[Meta]],  # type: ignore[override]
                  rescale: bool = True) -> list[Any]:
@@ -41,18 +58,13 @@ class CenterNet(SingleStageDetector):
         Raises:
             ValueError: the views are not such pairs.
         """
-        flips = [metas[0]["flip"] for metas in img_metas]
-        if len(flips) % 2 or not all(a != b for a, b in zip(flips[0::2], flips[1::2])):
-            raise ValueError("CenterNet: views must be pairs of an image and its mirror image, "
-                             f"got flip={flips}")
         pairs = []
-        for i in range(0, len(imgs), 2):
-            heat, size, offset = (maps[0] for maps in self.bbox_head(
-                self.extract_feat(torch.cat(imgs[i:i + 2]))))
-            direction = img_metas[i + 1][0]["flip_direction"]
+        for pair, metas in mirror_pairs("CenterNet", imgs, img_metas):
+            heat, size, offset = (maps[0] for maps in self.bbox_head(self.extract_feat(pair)))
+            direction = metas[1]["flip_direction"]
             heat, size = ((m[:1] + flip_tensor(m[1:], direction)) / 2 for m in (heat, size))
             pairs.append(self.bbox_head.get_bboxes(
-                [heat], [size], [offset[:1]], img_metas=img_metas[i], rescale=rescale))
+                [heat], [size], [offset[:1]], img_metas=metas[:1], rescale=rescale))
         with_nms = self.bbox_head.test_cfg.get("nms") is not None
         return [bbox2result(*self.merge_aug_results(pairs, with_nms),
                             self.bbox_head.num_classes)]

@@ -1,6 +1,8 @@
 """Blocks that configs put into other models."""
 
+from .dropblock import DropBlock
 from .msdeformattn_pixel_decoder import MSDeformAttnPixelDecoder
 from .pixel_decoder import PixelDecoder, TransformerEncoderPixelDecoder
 
-__all__ = ["MSDeformAttnPixelDecoder", "PixelDecoder", "TransformerEncoderPixelDecoder"]
+__all__ = ["DropBlock", "MSDeformAttnPixelDecoder", "PixelDecoder",
+           "TransformerEncoderPixelDecoder"]

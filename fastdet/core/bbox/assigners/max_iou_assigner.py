@@ -140,26 +140,39 @@ class MaxIoUAssigner(BaseAssigner):
             overlaps: ``(G, N)``; -1 for a candidate that is neither.
             gt_labels: ``(G,)``.
         """
-        low, high = (self.neg_iou_thr if isinstance(self.neg_iou_thr, (tuple, list))
-                     else (0.0, self.neg_iou_thr))
-        g, n = overlaps.shape
-        assigned = overlaps.new_full((n,), -1 if g else 0, dtype=torch.long)
-        largest = overlaps.new_zeros(n)
-        if g and n:
-            largest, which = overlaps.max(0)
-            assigned = torch.where((largest >= low) & (largest < high), 0, assigned)
-            assigned = torch.where(largest >= self.pos_iou_thr, which + 1, assigned)
-            if self.match_low_quality:
-                best, at = overlaps.max(1, keepdim=True)
-                mine = overlaps == best if self.gt_max_assign_all else torch.zeros_like(
-                    overlaps, dtype=torch.bool).scatter(1, at, True)
-                mine = mine & (best >= self.min_pos_iou)
-                # One gt after the other: the last one has a candidate.
-                number = torch.arange(1, g + 1, device=overlaps.device)[:, None]
-                last = torch.where(mine, number, 0).amax(0)
-                assigned = torch.where(last > 0, last, assigned)
+        assigned, largest = self.decided(overlaps)
         labels = None
         if gt_labels is not None:
             padded = torch.cat([gt_labels.long(), gt_labels.new_full((1,), -1).long()])
             labels = padded[torch.where(assigned > 0, assigned - 1, len(gt_labels))]
-        return AssignResult(g, assigned, largest, labels)
+        return AssignResult(len(overlaps), assigned, largest, labels)
+
+    def decided(self, overlaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Assign by matrices.
+
+        Args:
+            overlaps: ``(..., G, N)``; -1 for a candidate that is neither, and for a gt that is
+                none.
+
+        Returns:
+            ``(..., N)`` gts, as :attr:`AssignResult.gt_inds` has them, and the largest overlaps.
+        """
+        low, high = (self.neg_iou_thr if isinstance(self.neg_iou_thr, (tuple, list))
+                     else (0.0, self.neg_iou_thr))
+        *batch, g, n = overlaps.shape
+        if g == 0 or n == 0:
+            return (overlaps.new_full((*batch, n), -1 if g else 0, dtype=torch.long),
+                    overlaps.new_zeros((*batch, n)))
+        largest, which = overlaps.max(-2)
+        assigned = torch.where((largest >= low) & (largest < high), 0, -1)
+        assigned = torch.where(largest >= self.pos_iou_thr, which + 1, assigned)
+        if self.match_low_quality:
+            best, at = overlaps.max(-1, keepdim=True)
+            mine = overlaps == best if self.gt_max_assign_all else torch.zeros_like(
+                overlaps, dtype=torch.bool).scatter(-1, at, True)
+            mine = mine & (best >= self.min_pos_iou)
+            # One gt after the other: the last one has a candidate.
+            number = torch.arange(1, g + 1, device=overlaps.device)[:, None]
+            last = torch.where(mine, number, 0).amax(-2)
+            assigned = torch.where(last > 0, last, assigned)
+        return assigned, largest

@@ -22,7 +22,8 @@ __all__ = ["RegionAssigner"]
 class RegionAssigner(BaseAssigner):
     """On the level of a gt's size, anchors in its middle learn it and those around are ignored.
 
-    The paper ignores the surroundings on the next levels, too; MMDetection does not.
+    The paper ignores the surroundings on the next levels, too; MMDetection does not, except where
+    guided anchors learn where objects are.
 
     Args:
         center_ratio: share of the box whose anchors learn it.
@@ -71,16 +72,17 @@ class RegionAssigner(BaseAssigner):
 
     def assign_levels(self, mlvl_anchors: Sequence[Tensor], inside: Tensor, gts: GroundTruth,
                       featmap_sizes: Sequence[Any], anchor_scale: float,
-                      anchor_strides: Sequence[Any]) -> Tensor:
+                      anchor_strides: Sequence[Any], nearby: bool = False) -> Tensor:
         """The gt of each anchor of a batch, ``[B, N]``, as :attr:`AssignResult.gt_inds` has it.
 
         Args:
-            mlvl_anchors: [B, n, 4] of each level.
+            mlvl_anchors: [B or 1, n, 4] of each level.
             inside: [B, N], of all levels; the others are neither.
             gts: of the batch.
             featmap_sizes: (height, width) of each level.
             anchor_scale: side of the anchors in strides.
             anchor_strides: of each level.
+            nearby: a gt's surroundings are ignored on the levels next to its own, too.
         """
         none = inside.long() - 1
         g = gts.labels.shape[1]
@@ -106,11 +108,14 @@ class RegionAssigner(BaseAssigner):
 
             own = (level == i)[:, None]
             around = within(self.ignore_ratio)
+            next_to = (((level - i).abs() == 1) & there)[:, None]
             middle = within(self.center_ratio) & own
             # One gt after the other: the last one that says something is right.
             event = torch.where(middle | (around & own), number, 0)
             final = event.amax(-1)
             learns = middle.gather(-1, (final - 1).clamp(min=0)[..., None])[..., 0]
             found = torch.where(final == 0, 0, torch.where(learns, final, -1))
+            if nearby:
+                found = torch.where((found == 0) & (around & next_to).any(-1), -1, found)
             out.append(found)
         return torch.where(inside, torch.cat(out, dim=1), -1)

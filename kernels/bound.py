@@ -1,0 +1,167 @@
+"""Launches without Triton's binder: the one place that knows private names of Triton.
+
+``kernel[grid](*args, **options)`` binds arguments to names, makes a string of them and looks the
+compiled kernel up, which costs more than many kernels take. :func:`bound_launch` asks the same
+function of Triton's what an argument is specialised on (its type, alignment, whether it is 1 …) and
+goes from there to the compiled kernel, and to the same call of it. It steps aside for
+``kernel[grid]`` where
+
+* this version of Triton launches in any other way than those that are known (3.6 to 3.9 are; the
+  specialisation of 3.5 and before is Python and gains nothing),
+* a specialisation is new: Triton compiles it, and is asked whether its own binder sees the
+  arguments as this module does,
+* somebody watches or changes launches: hooks of the kernel or of ``triton.knobs``, debugging,
+  instrumentation, another ``JITFunction.run``, another driver, a kernel that is not a plain
+  ``JITFunction``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import repeat
+from typing import Any
+
+__all__ = ["Forms", "bound_launch"]
+
+#: All that ``JITFunction.run`` reads and calls, 3.6 to 3.9. A version that looks at anything else
+#: may choose a kernel by it, and is left alone.
+_KNOWN = frozenset((
+    "RuntimeError", "_do_compile", "_pack_args", "active", "add_stages_inspection_hook", "append",
+    "callable", "compilation", "compute_cache_key", "debug", "device_caches", "driver",
+    "fpsan_homomorphic_casts", "function", "get", "get_current_device", "get_current_stream",
+    "hasattr", "instrumentation_mode", "items", "knobs", "launch_enter_hook", "launch_exit_hook",
+    "launch_metadata", "len", "object", "packed_metadata", "pre_run_hooks", "result", "run",
+    "runtime", "used_global_vals", "values"))
+#: And what it must read to launch as :meth:`_Bound.launch` does.
+_NEEDED = frozenset((
+    "active", "compute_cache_key", "device_caches", "driver", "function", "get_current_device",
+    "get_current_stream", "launch_enter_hook", "launch_exit_hook", "launch_metadata",
+    "packed_metadata", "pre_run_hooks", "run", "used_global_vals", "values"))
+
+
+class _Triton:
+    """What is used of the installed Triton."""
+
+    def __init__(self, jit: Any, run: Any, driver: Any, knobs: Any, specialize: Any) -> None:
+        self.jit, self.run, self.driver, self.specialize = jit, run, driver, specialize
+        self.runtime, self.compilation = knobs.runtime, knobs.compilation
+        # Read from the environment each time where it exists, as Triton does.
+        self.casts = hasattr(knobs.compilation, "fpsan_homomorphic_casts")
+
+    def watched(self) -> bool:
+        """Whether somebody wants to see launches, or kernels other than the usual ones."""
+        runtime, compilation = self.runtime, self.compilation
+        return bool(
+            runtime.debug or runtime.add_stages_inspection_hook is not None
+            or compilation.instrumentation_mode
+            or (self.casts and compilation.fpsan_homomorphic_casts)
+            or _listens(runtime.launch_enter_hook) or _listens(runtime.launch_exit_hook))
+
+
+def _listens(hook: Any) -> bool:
+    """Whether a hook, or a chain of them, calls anybody."""
+    return hook is not None and bool(getattr(hook, "calls", True))
+
+
+@cache
+def _triton() -> _Triton | None:
+    """The installed Triton, or ``None`` where it launches in a way that is not known here."""
+    try:
+        from triton import knobs
+        from triton._C.libtriton import native_specialize_impl
+        from triton.runtime import driver
+        from triton.runtime.jit import JITFunction
+    except ImportError:
+        return None
+    code = getattr(JITFunction.run, "__code__", None)
+    if code is None or not _NEEDED <= set(code.co_names) <= _KNOWN:
+        return None
+    return _Triton(JITFunction, JITFunction.run, driver, knobs, native_specialize_impl)
+
+
+class _Bound:
+    """A kernel with its constants and options on a device: its compiled forms."""
+
+    def __init__(self, triton: _Triton, kernel: Any, caches: Any, options: dict[str, Any]) -> None:
+        self.kernel, self.caches, self.options = kernel, caches, options
+        self.specialize, self.driver = triton.specialize, triton.driver.active
+        backend, self.binder = caches[-2:]
+        self.backends = repeat(backend)
+        params = kernel.params
+        self.count = sum(not p.is_constexpr for p in params)
+        given, rest = params[:self.count], params[self.count:]
+        self.usable = not any(p.is_constexpr or p.annotation_type for p in given) and all(
+            p.name in options for p in rest)
+        self.constants = tuple(options.get(p.name) for p in rest)
+        self.const = tuple(p.is_const for p in given)
+        self.specialized = tuple(not p.do_not_specialize for p in given)
+        self.aligned = tuple(not p.do_not_specialize_on_alignment for p in given)
+        self.globals: tuple[tuple[str, Any, dict[str, Any]], ...] = ()
+        self.compiled: dict[tuple[Any, ...], Any] = {}
+
+    def launch(self, device: int, grid: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        key = tuple(map(self.specialize, self.backends, args, self.const, self.specialized,
+                        self.aligned))
+        compiled = self.compiled.get(key)
+        if compiled is None or (self.globals and self.changed()):
+            self.learn(key, grid, args)
+            return
+        x, y, z = (*grid, 1, 1)[:3]
+        compiled.run(x, y, z, self.driver.get_current_stream(device), compiled.function,
+                     compiled.packed_metadata, None, None, None, *args, *self.constants)
+
+    def changed(self) -> bool:
+        """Whether a constant of the kernel's module is another than when it was compiled."""
+        return any(scope.get(name) is not value for name, value, scope in self.globals)
+
+    def learn(self, key: tuple[Any, ...], grid: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        """Launch through Triton, and remember what it launched if it sees the arguments alike."""
+        compiled = self.kernel[grid](*args, **self.options)
+        params, specialization, _ = self.binder(*args, **self.options)
+        values = (*args, *self.constants)
+        alike = (len(params) == len(values)
+                 and all(a is b for a, b in zip(params.values(), values))
+                 and list(specialization) == [*key, *(("constexpr", c) for c in self.constants)]
+                 and any(compiled is known for known in self.caches[0].values())
+                 and "result" not in dir(type(compiled)))  # one that is still being compiled
+        if alike:
+            # Triton keeps copies and has just compared them: the objects themselves are enough.
+            self.globals = tuple((name, scope.get(name), scope) for (name, _), (_, scope)
+                                 in self.kernel.used_global_vals.items())
+            self.compiled[key] = compiled
+
+
+#: A kernel with its constants and options by device.
+Forms = dict[int, _Bound]
+#: By kernel, and names and values of the constants and options. A kernel's number stays its own:
+#: the forms keep the kernel.
+_known: dict[tuple[Any, ...], Forms] = {}
+
+
+def bound_launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...],
+                 options: dict[str, Any], forms: Forms | None = None) -> None:
+    """``kernel[grid](*args, **options)`` on the current device.
+
+    Args:
+        kernel: a ``@triton.jit`` function.
+        grid: programs along each axis.
+        args: the kernel's run-time arguments in order.
+        options: ``constexpr`` arguments and launch options by name.
+        forms: what is remembered of this kernel with these options, where the caller keeps it.
+    """
+    triton = _triton()
+    if triton is None or type(kernel) is not triton.jit or triton.jit.run is not triton.run or \
+            kernel.pre_run_hooks or kernel.debug or triton.watched():
+        kernel[grid](*args, **options)
+        return
+    if forms is None:
+        forms = _known.setdefault((id(kernel), *options, *options.values()), {})
+    driver = triton.driver.active
+    device = driver.get_current_device()
+    caches, bound = kernel.device_caches[device], forms.get(device)
+    if bound is None or bound.caches is not caches or bound.driver is not driver:
+        bound = forms[device] = _Bound(triton, kernel, caches, options)
+    if bound.usable and len(args) == bound.count:
+        bound.launch(device, grid, args)
+    else:
+        kernel[grid](*args, **options)
