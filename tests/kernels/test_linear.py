@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.profiler import profile
 
 from fastdet.cnn.bricks.drop import DropPath
-from fastdet.cnn.bricks.layers import run_layers
+from fastdet.cnn.bricks.layers import convolve_to_tokens, run_layers
 from fastdet.cnn.bricks.transformer import FFN
 from fastdet.kernels.linear import linear
 from fastdet.runner import Sequential
@@ -145,3 +145,20 @@ def test_a_feed_forward_network_in_parts(monkeypatch, add_identity):
         parts = network(x, identity)
     for got in (whole, parts):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("size", [4, 24])
+def test_a_convolution_to_tokens(size, hooked):
+    layer = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+    if hooked:
+        layer.register_forward_hook(lambda layer, args, out: 2 * out)
+    x = torch.randn(2, 3, size, size, requires_grad=True)
+    got, hw = convolve_to_tokens(layer, x)
+    want = layer(x).flatten(2).transpose(1, 2)
+    assert hw == (size // 2, size // 2)
+    assert got.is_contiguous() == (x.numel() > layer.weight.numel() and not hooked)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    for a, b in zip(*(torch.autograd.grad(out.square().sum(), (x, *layer.parameters()))
+                      for out in (got, want))):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

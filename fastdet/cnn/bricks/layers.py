@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
 from fastdet.kernels.linear import linear
@@ -13,7 +15,7 @@ from fastdet.runner import Sequential
 
 from .drop import DropPath
 
-__all__ = ["is_gelu", "is_idle", "run_layers"]
+__all__ = ["convolve_to_tokens", "is_gelu", "is_idle", "run_layers"]
 
 
 def _plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
@@ -35,6 +37,23 @@ def is_idle(layer: nn.Module) -> bool:
 def is_gelu(layer: nn.Module) -> bool:
     """Whether a layer is the exact GELU."""
     return _plain(layer, nn.GELU) and layer.approximate == "none"
+
+
+def convolve_to_tokens(layer: Any, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """A convolution's result as tokens ``(B, h * w, C)``, and ``(h, w)``.
+
+    Tokens are a map that is channels last. torch's CPU convolution gives that where the weight
+    is, and else copies the map from and to the other layout; so the smaller of the two is copied.
+    """
+    if (not torch.compiler.is_compiling() and x.device.type == "cpu" and _plain(layer, nn.Conv2d)
+            and layer.padding_mode == "zeros" and layer.weight.numel() < x.numel()
+            and not torch.is_autocast_enabled("cpu")):
+        weight = layer.weight.to(memory_format=torch.channels_last)
+        x = F.conv2d(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation,
+                     layer.groups)
+    else:
+        x = layer(x)
+    return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
 
 
 def _flat(layers: Iterable[nn.Module]) -> Iterable[nn.Module]:
