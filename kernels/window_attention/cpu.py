@@ -247,7 +247,7 @@ def _(grad: Tensor, x: Tensor, p: Tensor, keep: Tensor, H: int, W: int, heads: i
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, bias, pad, *ctx.sizes, _, _ = inputs
+    _, bias, pad, *ctx.map, _, _ = inputs
     ctx.save_for_backward(*output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -259,7 +259,7 @@ def _autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
     if grad is None:
         return tuple(nothing)
     _, needs_bias, needs_pad, *_ = ctx.needs_input_grad
-    dqkv, dbias, dpad = _backward(grad, *ctx.saved_tensors, *ctx.sizes, needs_bias, needs_pad)
+    dqkv, dbias, dpad = _backward(grad, *ctx.saved_tensors, *ctx.map, needs_bias, needs_pad)
     return (dqkv, dbias.to(ctx.types[0]) if needs_bias else None,
             dpad.to(ctx.types[1]) if needs_pad else None, *nothing[3:])
 
