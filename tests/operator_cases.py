@@ -9,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdet.kernels.add_layer_norm import add_layer_norm
 from fastdet.kernels.carafe import carafe
 from fastdet.kernels.deform_conv2d import deform_conv2d
+from fastdet.kernels.dyhead_attention import Attention, dyhead_attention
 from fastdet.kernels.dyhead_combine import Branch, dyhead_combine
+from fastdet.kernels.dyhead_convs import Convolved, Pyramid, dyhead_convs
+from fastdet.kernels.dyhead_convs.reference import moments_of_tiles
 from fastdet.kernels.dynamic_conv import dynamic_conv
 from fastdet.kernels.dyrelu import dyrelu
 from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
+from fastdet.kernels.gelu_linear import gelu_linear
 from fastdet.kernels.grid_priors import grid_anchors, grid_points
 from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
 from fastdet.kernels.roi_align import roi_align
@@ -68,6 +73,15 @@ def _dyhead_inputs(**maps: tuple[int, ...]) -> dict[str, Any]:
     return inputs | {"attention": (channels,), "attention_bias": (1,)}
 
 
+def _dyhead_attention(maps: Tensor, **given: Tensor) -> Any:
+    pyramid = Pyramid(1, ((3, 5), (2, 3)))
+    parameters = {name: tuple(t for key, t in given.items() if key.startswith(name))
+                  for name in ("norms", "attention", "squeeze", "excite")}
+    return dyhead_attention(
+        Convolved(maps, *moments_of_tiles(maps, *pyramid, 16), pyramid, 16),
+        Attention(groups=2, **parameters))
+
+
 def _dynamic(n: int, channels: int, feat: int, out: int, size: int) -> Case:
     return Case(
         dynamic_conv,
@@ -93,6 +107,9 @@ LEVELS = [(3, 5), (2, 2)]
 
 #: Odd sizes, so that no block is full, and no dimension a power of two where it may be another.
 CASES: dict[str, Case] = {
+    "add_layer_norm": Case(
+        lambda x, branch, weight, bias: add_layer_norm(x, branch, weight, bias),
+        {"x": (2, 7, 24), "branch": (2, 7, 24), "weight": (24,), "bias": (24,)}),
     "carafe": Case(lambda x, masks: carafe(x, masks, 3, 2, 2),
                    {"x": (1, 6, 3, 5), "masks": (1, 18, 6, 10)}),
     "carafe-normalize": Case(lambda x, masks: carafe(x, masks, 5, 1, 2, normalize=True),
@@ -106,11 +123,22 @@ CASES: dict[str, Case] = {
         lambda x, offset, weight: deform_conv2d(
             x, offset, weight, stride=(2, 2), padding=(1, 1), groups=2, deform_groups=2),
         {"x": (1, 6, 5, 5), "offset": (1, 36, 3, 3), "weight": (4, 3, 3, 3)}),
+    "dyhead_attention": Case(
+        _dyhead_attention,
+        {"maps": (33, 4), **{f"norms{i}": (4,) for i in range(6)}, "attention0": (4,),
+         "attention1": (1,), "squeeze0": (3, 4), "squeeze1": (3,), "excite0": (16, 3),
+         "excite1": (16,)}),
     "dyhead_combine": Case(
         _dyhead("mid low high"),
         _dyhead_inputs(mid=(1, 4, 5, 7), low=(1, 4, 5, 7), high=(1, 4, 2, 3))),
     "dyhead_combine-coarsest": Case(
         _dyhead("mid low"), _dyhead_inputs(mid=(1, 4, 3, 5), low=(1, 4, 3, 5))),
+    "dyhead_convs": Case(
+        lambda x0, x1, numbers0, numbers1, mid, low, high: dyhead_convs(
+            [x0, x1], [numbers0, numbers1], [mid, low, high]).maps,
+        {"x0": (1, 5, 3, 5), "x1": (1, 5, 2, 3), "numbers0": (1, 27, 3, 5),
+         "numbers1": (1, 27, 2, 3), "mid": (7, 5, 3, 3), "low": (7, 5, 3, 3),
+         "high": (7, 5, 3, 3)}),
     "dynamic_conv": _dynamic(2, 5, 3, 9, 4),
     "dynamic_conv-chunks": _dynamic(1, 7, 20, 70, 17),
     "dyrelu": Case(dyrelu, {"x": (2, 3, 5, 7), "coeffs": lambda: torch.rand(2, 12)}),
@@ -119,6 +147,10 @@ CASES: dict[str, Case] = {
         {"heatmap": lambda: torch.rand(7, 11)}, differentiable=False),
     "gaussian_targets-centernet": Case(
         _centernet, {"boxes": _boxes(5, 51, 35)}, differentiable=False),
+    "gelu_linear": Case(
+        lambda hidden, weight, bias, residual: gelu_linear(
+            hidden.half(), weight / 64, bias / 64, residual),  # what is rounded to half is small
+        {"hidden": (2, 7, 40), "weight": (24, 40), "bias": (24,), "residual": (2, 7, 24)}),
     "grid_priors": Case(
         lambda base: grid_anchors(base, [2, 1], [(3, 5), (2, 3)], [(8, 8), (16.5, 7)]),
         {"base": (3, 4)}, differentiable=False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ class _Config(NamedTuple):
     block_n: int
     num_warps: int
     num_stages: int
+    per_sm: int  # programs whose registers and shared memory a multiprocessor has room for
 
 
 def _config(kind: str, d: int, dtype: torch.dtype, device: torch.device) -> _Config:
@@ -39,24 +41,40 @@ def _config(kind: str, d: int, dtype: torch.dtype, device: torch.device) -> _Con
     if dtype == torch.float32:
         # NVIDIA's tensor cores have no IEEE fp32: small tiles keep the operands in registers.
         if card == (0, 0):
-            return _Config(16, 64, 8, 1) if kind == "dkv" else _Config(64, 32, 4, 2)
-        return _Config(32, 64, 8, 1) if kind == "dkv" else _Config(64, 32, 8, 1)
+            return _Config(16, 64, 8, 1, 1) if kind == "dkv" else _Config(64, 32, 4, 2, 2)
+        if d > 64 and kind != "fwd":
+            return _Config(32, 32, 8, 1, 2) if kind == "dkv" else _Config(64, 16, 8, 1, 2)
+        return _Config(32, 64, 8, 1, 2) if kind == "dkv" else _Config(64, 32, 8, 1, 2)
     if kind == "fwd":
-        return _Config(128, 64, 8, 3)
+        return _Config(128, 64, 8, 3, 1)
     if kind == "dq":
-        return _Config(128, 64, 8, 2)
-    return _Config(64, 64, 8 if d > 64 or card == (8, 0) else 4, 2)
+        return _Config(128, 64, 8, 2, 1)
+    if d > 64 or card[0] == 8:
+        return _Config(64, 64, 8, 2, 1)
+    return _Config(64, 64, 4, 2, {0: 1, 10: 3}.get(card[0], 2))
 
 
-def _splits(n_q: int, tiles: int, block_m: int, device: torch.device) -> tuple[int, int]:
+@lru_cache(maxsize=1024)
+def _splits(n_q: int, tiles: int, block_m: int, places: int) -> tuple[int, int]:
     """Into how many parts dK and dV split the queries, and the queries of a part.
 
-    Enough to give every multiprocessor two programs, and no part shorter than four tiles.
+    The split whose waves of programs take least: a wave costs the queries of a part, and two tiles
+    more to begin and to end. No part is shorter than four tiles; of equals, the fewest parts.
+
+    Args:
+        n_q: queries.
+        tiles: programs of one part.
+        block_m: queries of a tile.
+        places: programs that the device holds at once.
     """
-    wanted = -(-2 * num_sms(device) // max(1, tiles))
-    splits = max(1, min(wanted, n_q // (4 * block_m)))
-    rows = max(1, -(-n_q // (splits * block_m))) * block_m
-    return max(1, -(-n_q // rows)), rows
+    best = (0, 1, 0)
+    for wanted in range(1, max(1, min(n_q // (4 * block_m), 4 * places // max(1, tiles))) + 1):
+        rows = max(1, -(-n_q // (wanted * block_m))) * block_m
+        splits = max(1, -(-n_q // rows))
+        cost = -(-splits * tiles // places) * (rows + 2 * block_m)
+        if wanted == 1 or cost < best[0]:
+            best = (cost, splits, rows)
+    return best[1], best[2]
 
 
 def _common(q: Tensor, num_heads: int, dropout_p: float) -> dict[str, Any]:
@@ -128,7 +146,7 @@ def _backward(grad: Tensor, q: Tensor, kv: Tensor, seed: Tensor | None, out: Ten
     dkv = torch.empty_like(kv)
     config = _config("dkv", options["D"], q.dtype, device)
     tiles = -(-n_k // config.block_n)
-    splits, rows = _splits(n_q, tiles * heads, config.block_m, device)
+    splits, rows = _splits(n_q, tiles * heads, config.block_m, config.per_sm * num_sms(device))
     # One split writes the result itself; several leave partial sums that are added in order.
     partial = dkv if splits == 1 else partial_sums((splits, *kv.shape), device)
     launch(kernel.spatial_reduction_attention_bwd_dkv_kernel, (tiles, heads, splits),

@@ -10,7 +10,9 @@ real tokens are stored. Heads are the fastest axis of the grid, so that the prog
 cache lines of a token run together.
 
 Scores are kept in units of ``log2(e)``, the softmax is in base 2. Keys past ``T`` get a bias of
--inf, queries past ``T`` are never stored and have no gradient.
+-inf, queries past ``T`` are never stored and have no gradient. The axis that a program holds whole
+is two blocks, as 144 = 128 + 16 is no power of two: BLOCK_N and REST_N of keys, or BLOCK_M and
+REST_M of queries; the rest is 0 where one block holds all.
 """
 
 import triton
@@ -126,6 +128,22 @@ def _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
 
 
 @triton.jit
+def _weights_grad(grad_ptr, v_ptr, pad_ptr, token_m, real_m, token_n, real_n, width,
+                  HAS_PAD: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+                  D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The first chunk of dO, and ``dP = dO @ v^T`` of all chunks."""
+    g = _load(grad_ptr, token_m, real_m, width, 0, OPERAND, D, BLOCK_D)
+    v = _load_padded(v_ptr, pad_ptr, token_n, real_n, 3 * width, 0, HAS_PAD, OPERAND, D, BLOCK_D)
+    dp = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+    for start in range(BLOCK_D, D, BLOCK_D):
+        g_c = _load(grad_ptr, token_m, real_m, width, start, OPERAND, D, BLOCK_D)
+        v_c = _load_padded(v_ptr, pad_ptr, token_n, real_n, 3 * width, start, HAS_PAD, OPERAND, D,
+                           BLOCK_D)
+        dp = tl.dot(g_c, tl.trans(v_c), dp, input_precision=PRECISION)
+    return g, dp
+
+
+@triton.jit
 def _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW: tl.constexpr,
             SHIFT: tl.constexpr):
     """``(s + bias + mask) * log2(e)``; only the last windows of a map have a mask."""
@@ -154,8 +172,8 @@ def window_attention_fwd_kernel(
         qkv_ptr, table_ptr, pad_ptr, seed_ptr, out_ptr, windows, H, W, down, across, slots, heads,
         stride_tr, stride_th, scale, dropout_p, D: tl.constexpr, WINDOW: tl.constexpr,
         SHIFT: tl.constexpr, HAS_PAD: tl.constexpr, HAS_DROPOUT: tl.constexpr,
-        PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
-        BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+        PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+        REST_N: tl.constexpr, BLOCK_D: tl.constexpr):
     """``out = dropout(softmax(scale * q @ k^T + bias + mask)) @ v`` for a tile of queries.
 
     Grid ``(heads * ceil(T / BLOCK_M) * slots,)``; a program owns one head's queries
@@ -177,6 +195,9 @@ def window_attention_fwd_kernel(
         seed = tl.load(seed_ptr)
 
     bias = _bias(table_ptr, head, offs_m, offs_n, stride_tr, stride_th, WINDOW)
+    if REST_N > 0:
+        offs_r = BLOCK_N + tl.arange(0, REST_N)
+        bias_r = _bias(table_ptr, head, offs_m, offs_r, stride_tr, stride_th, WINDOW)
     for win in range(slot, windows, slots):
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
@@ -186,10 +207,23 @@ def window_attention_fwd_kernel(
             v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
                              0, HAS_PAD, OPERAND, D, BLOCK_D)
         s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
-        p = tl.exp2(s - tl.max(s, 1)[:, None])
-        over = 1.0 / tl.sum(p, 1)
+        top = tl.max(s, 1)
+        if REST_N > 0:
+            token_r, real_r = _tokens(win, offs_r, H, W, down, across, WINDOW, SHIFT)
+            _q, _k, s_r = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_r, real_r, width,
+                                  HAS_PAD, False, OPERAND, PRECISION, D, BLOCK_D)
+            s_r = _biased(s_r, bias_r, win, offs_m, offs_r, down, across, WINDOW, SHIFT)
+            top = tl.maximum(top, tl.max(s_r, 1))
+            p_r = tl.exp2(s_r - top[:, None])
+        p = tl.exp2(s - top[:, None])
+        total = tl.sum(p, 1)
+        if REST_N > 0:
+            total += tl.sum(p_r, 1)
+        over = 1.0 / total
         if HAS_DROPOUT:
             p *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
+            if REST_N > 0:
+                p_r *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_r, WINDOW)
         p = p.to(OPERAND)
         for start in range(0, D, BLOCK_D):
             if BLOCK_D >= D:
@@ -197,16 +231,20 @@ def window_attention_fwd_kernel(
             else:
                 v_c = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n,
                                  3 * width, start, HAS_PAD, OPERAND, D, BLOCK_D)
-            out = tl.dot(p, v_c, input_precision=PRECISION) * over[:, None]
-            _store(out_ptr, out, token_m, real_m, width, start, D, BLOCK_D)
+            out = tl.dot(p, v_c, input_precision=PRECISION)
+            if REST_N > 0:
+                v_r = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_r, real_r,
+                                   3 * width, start, HAS_PAD, OPERAND, D, BLOCK_D)
+                out = tl.dot(p_r.to(OPERAND), v_r, out, input_precision=PRECISION)
+            _store(out_ptr, out * over[:, None], token_m, real_m, width, start, D, BLOCK_D)
 
 
 @triton.jit
-def _store_tile(ptr, x, slot, head, heads, tile, TILES: tl.constexpr, BLOCK_M: tl.constexpr,
-                BLOCK_N: tl.constexpr):
-    """A program's tile of ``[slots, heads, TILES * BLOCK_M, BLOCK_N]``."""
+def _store_tile(ptr, x, slot, head, heads, tile, offs_n, TILES: tl.constexpr,
+                COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr):
+    """A program's tile, columns offs_n of ``[slots, heads, TILES * BLOCK_M, COLUMNS]``."""
     row = ((slot.to(tl.int64) * heads + head) * TILES + tile) * BLOCK_M + tl.arange(0, BLOCK_M)
-    tl.store(ptr + row[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :], x)
+    tl.store(ptr + row[:, None] * COLUMNS + offs_n[None, :], x)
 
 
 @triton.jit
@@ -311,7 +349,7 @@ def window_attention_bwd_kernel(
                     dpad_k += _pad_sum(dk, offs_t, real, start, T, CHUNKS, BLOCK_D)
 
     if NEEDS_BIAS:
-        _store_tile(dbias_ptr, dbias, slot, head, heads, 0, 1, BLOCK_M, BLOCK_M)
+        _store_tile(dbias_ptr, dbias, slot, head, heads, 0, offs_t, 1, BLOCK_M, BLOCK_M)
     if NEEDS_PAD:
         _store_pad(dpad_ptr, slot, head, heads, 0, dpad_k, D, CHUNKS, BLOCK_D)
         _store_pad(dpad_ptr, slot, head, heads, 1, dpad_v, D, CHUNKS, BLOCK_D)
@@ -323,15 +361,14 @@ def window_attention_bwd_q_kernel(
         H, W, down, across, slots, heads, stride_tr, stride_th, scale, dropout_p,
         D: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr, HAS_PAD: tl.constexpr,
         HAS_DROPOUT: tl.constexpr, NEEDS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
-        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, REST_N: tl.constexpr,
         BLOCK_D: tl.constexpr):
     """dq, the bias' gradient and the rows' statistics, for windows of more than 64 tokens.
 
-    Grid and ownership as in the forward; dbias ``[slots, heads, tiles * BLOCK_M, BLOCK_N]`` fp32,
-    of which a program writes its rows; stats ``[windows, heads, 2, T]`` fp32: the scores'
-    log2-sum-exp2 and
-    ``rowsum(P * dP)``, which ``window_attention_bwd_kv_kernel`` reads. Else as
-    ``window_attention_bwd_kernel``.
+    Grid and ownership as in the forward; dbias fp32 ``[slots, heads, tiles * BLOCK_M, BLOCK_N +
+    REST_N]``, of which a program writes its rows; stats fp32 ``[windows, heads, 2, T]``: the
+    scores' log2-sum-exp2 and ``rowsum(P * dP)``, which ``window_attention_bwd_kv_kernel`` reads.
+    Else as ``window_attention_bwd_kernel``.
     """
     T: tl.constexpr = WINDOW * WINDOW
     OPERAND: tl.constexpr = qkv_ptr.dtype.element_ty
@@ -349,6 +386,10 @@ def window_attention_bwd_q_kernel(
 
     bias = _bias(table_ptr, head, offs_m, offs_n, stride_tr, stride_th, WINDOW)
     dbias = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if REST_N > 0:
+        offs_r = BLOCK_N + tl.arange(0, REST_N)
+        bias_r = _bias(table_ptr, head, offs_m, offs_r, stride_tr, stride_th, WINDOW)
+        dbias_r = tl.zeros([BLOCK_M, REST_N], tl.float32)
     for win in range(slot, windows, slots):
         token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
@@ -356,18 +397,34 @@ def window_attention_bwd_q_kernel(
                            HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
         s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
         top = tl.max(s, 1)
+        if REST_N > 0:
+            token_r, real_r = _tokens(win, offs_r, H, W, down, across, WINDOW, SHIFT)
+            _q, k_r, s_r = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_r, real_r,
+                                   width, HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
+            s_r = _biased(s_r, bias_r, win, offs_m, offs_r, down, across, WINDOW, SHIFT)
+            top = tl.maximum(top, tl.max(s_r, 1))
+            p_r = tl.exp2(s_r - top[:, None])
         p = tl.exp2(s - top[:, None])
         total = tl.sum(p, 1)
+        if REST_N > 0:
+            total += tl.sum(p_r, 1)
+            p_r *= (1.0 / total)[:, None]
         p *= (1.0 / total)[:, None]
-        dp = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for start in range(0, D, BLOCK_D):
-            g = _load(grad_ptr, token_m, real_m, width, start, OPERAND, D, BLOCK_D)
-            v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
-                             start, HAS_PAD, OPERAND, D, BLOCK_D)
-            dp = tl.dot(g, tl.trans(v), dp, input_precision=PRECISION)
+        _g, dp = _weights_grad(grad_ptr, qkv_ptr + 2 * width, pad_ptr + 2 * width, token_m, real_m,
+                               token_n, real_n, width, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
         if HAS_DROPOUT:
             dp *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
         delta = tl.sum(p * dp, 1)
+        if REST_N > 0:
+            _g, dp_r = _weights_grad(grad_ptr, qkv_ptr + 2 * width, pad_ptr + 2 * width, token_m,
+                                     real_m, token_r, real_r, width, HAS_PAD, OPERAND, PRECISION,
+                                     D, BLOCK_D)
+            if HAS_DROPOUT:
+                dp_r *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_r, WINDOW)
+            delta += tl.sum(p_r * dp_r, 1)
+            ds_r = p_r * (dp_r - delta[:, None])
+            if NEEDS_BIAS:
+                dbias_r += ds_r
         stats = stats_ptr + (tl.cast(win, tl.int64) * heads + head) * (2 * T)
         tl.store(stats + offs_m, top + tl.log2(total), mask=offs_m < T)
         tl.store(stats + T + offs_m, delta, mask=offs_m < T)
@@ -380,11 +437,50 @@ def window_attention_bwd_q_kernel(
             if BLOCK_D < D:
                 k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width,
                                  start, HAS_PAD, OPERAND, D, BLOCK_D)
-            dq = tl.dot(ds, k_c, input_precision=PRECISION) * tl.cast(scale, tl.float32)
+            dq = tl.dot(ds, k_c, input_precision=PRECISION)
+            if REST_N > 0:
+                k_c = k_r
+                if BLOCK_D < D:
+                    k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token_r, real_r,
+                                       3 * width, start, HAS_PAD, OPERAND, D, BLOCK_D)
+                dq = tl.dot(ds_r.to(OPERAND), k_c, dq, input_precision=PRECISION)
+            dq *= tl.cast(scale, tl.float32)
             _store(dqkv_ptr, dq, token_m, real_m, 3 * width, start, D, BLOCK_D)
 
     if NEEDS_BIAS:
-        _store_tile(dbias_ptr, dbias, slot, head, heads, tile, TILES, BLOCK_M, BLOCK_N)
+        _store_tile(dbias_ptr, dbias, slot, head, heads, tile, offs_n, TILES, BLOCK_N + REST_N,
+                    BLOCK_M)
+        if REST_N > 0:
+            _store_tile(dbias_ptr, dbias_r, slot, head, heads, tile, offs_r, TILES,
+                        BLOCK_N + REST_N, BLOCK_M)
+
+
+@triton.jit
+def _queries(qkv_ptr, pad_ptr, grad_ptr, stats_ptr, seed, bias, scale, dropout_p, win, head, heads,
+             offs_m, token_n, real_n, offs_n, H, W, down, across, width, WINDOW: tl.constexpr,
+             SHIFT: tl.constexpr, HAS_PAD: tl.constexpr, HAS_DROPOUT: tl.constexpr,
+             OPERAND: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr,
+             BLOCK_D: tl.constexpr):
+    """Of a block of queries: tokens, P with dropout, dS, and the first chunks of dO and q."""
+    T: tl.constexpr = WINDOW * WINDOW
+    token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
+    q, _k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
+                       HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
+    s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
+    stats = stats_ptr + (tl.cast(win, tl.int64) * heads + head) * (2 * T)
+    lse = tl.load(stats + offs_m, mask=offs_m < T, other=0.0)
+    delta = tl.load(stats + T + offs_m, mask=offs_m < T, other=0.0)
+    p = tl.exp2(s - lse[:, None])
+    p = tl.where((offs_m < T)[:, None], p, 0.0)  # zeros times an infinite key are NaN
+    g, dp = _weights_grad(grad_ptr, qkv_ptr + 2 * width, pad_ptr + 2 * width, token_m, real_m,
+                          token_n, real_n, width, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
+    weights = p
+    if HAS_DROPOUT:
+        keep = _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
+        weights *= keep
+        dp *= keep
+    ds = p * (dp - delta[:, None])
+    return token_m, real_m, weights.to(OPERAND), ds.to(OPERAND), g, q
 
 
 @triton.jit(do_not_specialize=["windows", "H", "W", "down", "across", "slots", "heads"])
@@ -393,7 +489,7 @@ def window_attention_bwd_kv_kernel(
         W, down, across, slots, heads, stride_tr, stride_th, scale, dropout_p, D: tl.constexpr,
         WINDOW: tl.constexpr, SHIFT: tl.constexpr, HAS_PAD: tl.constexpr,
         HAS_DROPOUT: tl.constexpr, NEEDS_PAD: tl.constexpr, PRECISION: tl.constexpr,
-        CHUNKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+        CHUNKS: tl.constexpr, BLOCK_M: tl.constexpr, REST_M: tl.constexpr, BLOCK_N: tl.constexpr,
         BLOCK_D: tl.constexpr):
     """dk and dv of a tile of keys, for windows of more than 64 tokens.
 
@@ -412,50 +508,48 @@ def window_attention_bwd_kv_kernel(
     dqkv_ptr += head * D
     pad_ptr += head * D
     grad_ptr += head * D
+    seed = tl.cast(0, tl.int64)
     if HAS_DROPOUT:
         seed = tl.load(seed_ptr)
 
     bias = _bias(table_ptr, head, offs_m, offs_n, stride_tr, stride_th, WINDOW)
+    if REST_M > 0:
+        offs_r = BLOCK_M + tl.arange(0, REST_M)
+        bias_r = _bias(table_ptr, head, offs_r, offs_n, stride_tr, stride_th, WINDOW)
     dpad_k = tl.zeros([CHUNKS, BLOCK_D], tl.float32)
     dpad_v = tl.zeros([CHUNKS, BLOCK_D], tl.float32)
     for win in range(slot, windows, slots):
-        token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
         token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
-        q, _k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
-                           HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
-        s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
-        stats = stats_ptr + (tl.cast(win, tl.int64) * heads + head) * (2 * T)
-        lse = tl.load(stats + offs_m, mask=offs_m < T, other=0.0)
-        delta = tl.load(stats + T + offs_m, mask=offs_m < T, other=0.0)
-        p = tl.exp2(s - lse[:, None])
-        p = tl.where((offs_m < T)[:, None], p, 0.0)  # zeros times an infinite key are NaN
-        weights = p
-        if HAS_DROPOUT:
-            keep = _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
-            weights *= keep
-        dp = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        token_m, real_m, weights, ds, g, q = _queries(
+            qkv_ptr, pad_ptr, grad_ptr, stats_ptr, seed, bias, scale, dropout_p, win, head, heads,
+            offs_m, token_n, real_n, offs_n, H, W, down, across, width, WINDOW, SHIFT, HAS_PAD,
+            HAS_DROPOUT, OPERAND, PRECISION, D, BLOCK_D)
+        if REST_M > 0:
+            token_r, real_r, weights_r, ds_r, g_r, q_r = _queries(
+                qkv_ptr, pad_ptr, grad_ptr, stats_ptr, seed, bias_r, scale, dropout_p, win, head,
+                heads, offs_r, token_n, real_n, offs_n, H, W, down, across, width, WINDOW, SHIFT,
+                HAS_PAD, HAS_DROPOUT, OPERAND, PRECISION, D, BLOCK_D)
         for start in range(0, D, BLOCK_D):
-            g = _load(grad_ptr, token_m, real_m, width, start, OPERAND, D, BLOCK_D)
-            v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
-                             start, HAS_PAD, OPERAND, D, BLOCK_D)
-            dp = tl.dot(g, tl.trans(v), dp, input_precision=PRECISION)
-            dv = tl.dot(tl.trans(weights.to(OPERAND)), g, input_precision=PRECISION)
-            _store(dqkv_ptr + 2 * width, dv, token_n, real_n, 3 * width, start, D, BLOCK_D)
-            if NEEDS_PAD:
-                if _may_have_pads(win, down, across):
-                    dpad_v += _pad_sum(dv, offs_n, real_n, start, T, CHUNKS, BLOCK_D)
-        if HAS_DROPOUT:
-            dp *= keep
-        ds = (p * (dp - delta[:, None])).to(OPERAND)
-        for start in range(0, D, BLOCK_D):
-            q_c = q
+            g_c, q_c = g, q
             if BLOCK_D < D:
+                g_c = _load(grad_ptr, token_m, real_m, width, start, OPERAND, D, BLOCK_D)
                 q_c = _load_scaled(qkv_ptr, pad_ptr, scale, token_m, real_m, 3 * width, start,
                                    HAS_PAD, OPERAND, D, BLOCK_D)
+            dv = tl.dot(tl.trans(weights), g_c, input_precision=PRECISION)
             dk = tl.dot(tl.trans(ds), q_c, input_precision=PRECISION)
+            if REST_M > 0:
+                g_c, q_c = g_r, q_r
+                if BLOCK_D < D:
+                    g_c = _load(grad_ptr, token_r, real_r, width, start, OPERAND, D, BLOCK_D)
+                    q_c = _load_scaled(qkv_ptr, pad_ptr, scale, token_r, real_r, 3 * width, start,
+                                       HAS_PAD, OPERAND, D, BLOCK_D)
+                dv = tl.dot(tl.trans(weights_r), g_c, dv, input_precision=PRECISION)
+                dk = tl.dot(tl.trans(ds_r), q_c, dk, input_precision=PRECISION)
+            _store(dqkv_ptr + 2 * width, dv, token_n, real_n, 3 * width, start, D, BLOCK_D)
             _store(dqkv_ptr + width, dk, token_n, real_n, 3 * width, start, D, BLOCK_D)
             if NEEDS_PAD:
                 if _may_have_pads(win, down, across):
+                    dpad_v += _pad_sum(dv, offs_n, real_n, start, T, CHUNKS, BLOCK_D)
                     dpad_k += _pad_sum(dk, offs_n, real_n, start, T, CHUNKS, BLOCK_D)
 
     if NEEDS_PAD:
@@ -466,11 +560,11 @@ def window_attention_bwd_kv_kernel(
 @triton.jit(do_not_specialize=["slots", "heads"])
 def window_attention_bwd_table_kernel(
         dbias_ptr, dtable_ptr, slots, heads, WINDOW: tl.constexpr, ROWS: tl.constexpr,
-        BLOCK_S: tl.constexpr, BLOCK_N: tl.constexpr):
+        COLUMNS: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_N: tl.constexpr):
     """``dtable[row, head]``: the sum of dbias over slots and over the (query, key) of that row.
 
     Grid ``((2 * WINDOW - 1)**2 * heads,)``; a program owns one entry and sums in a fixed order.
-    dbias ``[slots, heads, ROWS, BLOCK_N]`` fp32, ROWS at least T;
+    dbias ``[slots, heads, ROWS, COLUMNS]`` fp32, both at least T;
     dtable ``[(2 * WINDOW - 1)**2, heads]``.
     """
     T: tl.constexpr = WINDOW * WINDOW
@@ -481,11 +575,11 @@ def window_attention_bwd_table_kernel(
     r = offs_n // WINDOW + row // (2 * WINDOW - 1) - (WINDOW - 1)
     c = offs_n % WINDOW + row % (2 * WINDOW - 1) - (WINDOW - 1)
     mask_n = (offs_n < T) & (r >= 0) & (r < WINDOW) & (c >= 0) & (c < WINDOW)
-    pair = (r * WINDOW + c) * BLOCK_N + offs_n
+    pair = (r * WINDOW + c) * COLUMNS + offs_n
     total = tl.zeros([BLOCK_S, BLOCK_N], tl.float32)
     for start in range(0, slots, BLOCK_S):
         s = start + offs_s
-        at = (s.to(tl.int64) * heads + head) * (ROWS * BLOCK_N)
+        at = (s.to(tl.int64) * heads + head) * (ROWS * COLUMNS)
         total += tl.load(dbias_ptr + at[:, None] + pair[None, :],
                          mask=(s < slots)[:, None] & mask_n[None, :], other=0.0)
     tl.store(dtable_ptr + pid, tl.sum(tl.sum(total, 1), 0).to(dtable_ptr.dtype.element_ty))

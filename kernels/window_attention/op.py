@@ -75,6 +75,7 @@ def can_run_window_attention(qkv: Tensor, window_size: int, num_heads: int,
 class _Config(NamedTuple):
     block_m: int  # queries of a tile
     block_n: int  # keys of a tile
+    rest: int  # places of the whole axis that its block does not hold: another block, or 0
     block_d: int  # channels at a time
     num_warps: int
     num_stages: int
@@ -95,45 +96,56 @@ _WHOLE, _OWN = 0, 0
 #: at a time, which bounds shared memory. Chosen by what compiles without spills, not by time. Cards
 #: differ in where a product has its operands: wgmma (9.x), tcgen05 (10.x), sync (mma.sync, other
 #: NVIDIA cards), and hip's mfma, which gives a thread 512 registers as long as there are no more
-#: than 4 warps. T is the window's tokens, the next power of two.
+#: than 4 warps. Types are half, tf32 and full (IEEE float32); T is the window's tokens, the next
+#: power of two; ``drop`` is ``bwd`` with dropout, whose random numbers need registers too. The last
+#: column is how many programs' registers and shared memory a multiprocessor has room for.
 _CONFIGS: tuple[tuple[Any, ...], ...] = (
     # kernel   T      card       type    head    block_m  block_n  block_d  warps  stages  per SM
-    ("bwd",    "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
-    ("bwd",    "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    4,     1,      8),
-    (_ANY,     "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    1,     1,      8),
-    (_ANY,     "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
+    ("fwd",    "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    1,     1,      8),
+    ("fwd",    "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
+    (_ANY,     "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
+    (_ANY,     "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    4,     1,      8),
+    ("fwd",    "64",  "tcgen05", "half", "<=32", 64,      64,      _OWN,    4,     2,      2),
     ("fwd",    "64",  _ANY,      "half", "<=32", 64,      64,      _OWN,    4,     2,      3),
     ("fwd",    "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      2),
     (_ANY,     "64",  "hip",     _ANY,   _ANY,   64,      64,      16,      4,     1,      2),
-    (_ANY,     "64",  "sync",    "half", _ANY,   64,      64,      16,      8,     1,      2),
-    (_ANY,     "64",  _ANY,      "full", "<=32", 64,      64,      _OWN,    16,    1,      2),
-    (_ANY,     "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      2),
+    # A program of four warps: rows are whole in a warp, so that no sum crosses warps.
+    ("bwd",    "64",  _ANY,      "half", "<=32", 64,      64,      16,      4,     1,      2),
+    ("bwd",    "64",  "sync",    "half", _ANY,   64,      64,      16,      8,     1,      1),
+    ("bwd",    "64",  "sync",    "tf32", _ANY,   64,      64,      16,      8,     1,      1),
+    ("bwd",    "64",  _ANY,      "tf32", "<=32", 64,      64,      16,      4,     1,      2),
+    (_ANY,     "64",  _ANY,      "full", "<=32", 64,      64,      _OWN,    16,    1,      1),
+    ("drop",   "64",  _ANY,      _ANY,   _ANY,   64,      64,      16,      8,     1,      1),
+    ("bwd",    "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      1),
     ("fwd",    _ANY,  "hip",     "full", _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
     ("fwd",    _ANY,  "sync",    _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
-    ("fwd",    _ANY,  _ANY,      "half", "<=32", 64,      _WHOLE,  _OWN,    8,     1,      2),
-    ("fwd",    _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
-    ("bwd_q",  _ANY,  "hip",     _ANY,   _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
+    ("fwd",    _ANY,  _ANY,      "half", "<=32", 64,      _WHOLE,  _OWN,    8,     1,      1),
+    ("fwd",    _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      1),
+    ("bwd_q",  _ANY,  "hip",     _ANY,   _ANY,   16,      _WHOLE,  _OWN,    4,     1,      1),
     ("bwd_q",  "128", _ANY,      "half", _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
-    ("bwd_q",  _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
-    ("bwd_kv", _ANY,  "hip",     _ANY,   _ANY,   _WHOLE,  16,      _OWN,    8,     1,      2),
-    ("bwd_kv", _ANY,  _ANY,      "full", _ANY,   _WHOLE,  16,      _OWN,    16,    1,      2),
-    ("bwd_kv", _ANY,  "sync",    _ANY,   ">32",  _WHOLE,  16,      16,      8,     1,      2),
-    ("bwd_kv", _ANY,  _ANY,      _ANY,   ">32",  _WHOLE,  16,      _OWN,    8,     1,      2),
-    ("bwd_kv", _ANY,  "tcgen05", _ANY,   _ANY,   _WHOLE,  32,      16,      8,     1,      2),
-    ("bwd_kv", _ANY,  _ANY,      _ANY,   _ANY,   _WHOLE,  32,      _OWN,    8,     1,      2),
+    ("bwd_q",  _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      1),
+    ("bwd_kv", _ANY,  "hip",     _ANY,   _ANY,   _WHOLE,  16,      _OWN,    8,     1,      1),
+    ("bwd_kv", _ANY,  _ANY,      "full", _ANY,   _WHOLE,  16,      _OWN,    16,    1,      1),
+    ("bwd_kv", _ANY,  "sync",    _ANY,   ">32",  _WHOLE,  16,      16,      8,     1,      1),
+    ("bwd_kv", _ANY,  _ANY,      _ANY,   ">32",  _WHOLE,  16,      _OWN,    8,     1,      1),
+    ("bwd_kv", "256", "wgmma",   _ANY,   _ANY,   _WHOLE,  16,      _OWN,    4,     1,      3),
+    ("bwd_kv", _ANY,  "tcgen05", _ANY,   _ANY,   _WHOLE,  32,      16,      8,     1,      1),
+    ("bwd_kv", _ANY,  _ANY,      _ANY,   _ANY,   _WHOLE,  32,      _OWN,    8,     1,      1),
 )
 
 
 @cache
-def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, int]) -> _Config:
-    """The line of :data:`_CONFIGS` for one kernel: ``fwd``, ``bwd``, ``bwd_q`` or ``bwd_kv``."""
+def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, int],
+            precision: str = "ieee") -> _Config:
+    """The line of :data:`_CONFIGS` for a kernel: ``fwd``, ``bwd``, ``drop``, ``bwd_q``, ``bwd_kv``.
+    """
     whole = next_power_of_2(area, 16)
     full, wide = dtype == torch.float32, d > 32
     call = (
         kind,
         str(whole),
         {0: "hip", 9: "wgmma", 10: "tcgen05"}.get(card[0], "sync"),
-        "full" if full else "half",
+        "half" if not full else "tf32" if precision == "tf32" and whole <= 64 else "full",
         ">32" if wide else "<=32",
     )
     line = next(
@@ -146,7 +158,12 @@ def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, i
             block_d = 16
         elif whole > 64 and not full:
             block_d = 32
-    return _Config(block_m or whole, block_n or whole, block_d, *rest)
+    # The axis that is whole: two blocks where they waste less than one, as 144 = 128 + 16.
+    first, second = whole, 0
+    # Not for wide heads and TF32, whose operands fill the registers that a second block needs.
+    if whole > 64 and area <= whole * 3 // 4 and not wide and precision == "ieee":
+        first, second = whole // 2, next_power_of_2(area - whole // 2, 16)
+    return _Config(block_m or first, block_n or first, second, block_d, *rest)
 
 
 class _Plan(NamedTuple):
@@ -204,11 +221,12 @@ def _forward(qkv: Tensor, table: Tensor, pad: Tensor | None, seed: Tensor | None
     pad = None if pad is None else pad.contiguous()
     area = window_size * window_size
     plan = _plan(qkv, pad, H, W, num_heads, window_size, shift, dropout_p)
-    config = _config("fwd", area, plan.options["D"], qkv.dtype, capability(qkv.device))
+    config = _config("fwd", area, plan.options["D"], qkv.dtype, capability(qkv.device),
+                     plan.options["PRECISION"])
     tiles = -(-area // config.block_m)
     slots = plan.slots(config, tiles, qkv.device)
     out = qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3)
-    plan.program("fwd", config, BLOCK_N=config.block_n)(
+    plan.program("fwd", config, BLOCK_N=config.block_n, REST_N=config.rest)(
         (num_heads * tiles * slots,), qkv, table, qkv if pad is None else pad,
         qkv if seed is None else seed, out, plan.windows, *plan.sizes, slots, num_heads,
         *table.stride(), scale, dropout_p, device=qkv.device)
@@ -236,7 +254,7 @@ def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed
     device, heads, area = qkv.device, num_heads, window_size * window_size
     plan = _plan(qkv, pad, H, W, heads, window_size, shift, dropout_p)
     d = plan.options["D"]
-    card = capability(device)
+    card, precision = capability(device), plan.options["PRECISION"]
     needs_pad = needs_pad and bool(plan.options["HAS_PAD"])
     dqkv = torch.empty_like(qkv)
     inputs = (qkv, table, qkv if pad is None else pad, qkv if seed is None else seed, grad)
@@ -247,39 +265,40 @@ def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed
             (heads * tiles * slots,), *inputs, *outputs, plan.windows, *plan.sizes, slots, heads,
             *table.stride(), scale, dropout_p, device=device)
 
-    def partials(slots: int, rows: int) -> Tensor:
-        return partial_sums((slots, heads, rows, next_power_of_2(area, 16)), device, needs_table)
+    def partials(slots: int, rows: int, config: _Config) -> Tensor:
+        return partial_sums((slots, heads, rows, config.block_n + config.rest), device, needs_table)
 
     def pad_partials(programs: int) -> Tensor:
         return partial_sums((programs, 2, heads, d), device, needs_pad)
 
     if area <= 64:
-        config = _config("bwd", area, d, qkv.dtype, card)
+        kind = "drop" if dropout_p > 0 else "bwd"
+        config = _config(kind, area, d, qkv.dtype, card, precision)
         slots = plan.slots(config, 1, device)
-        dbias, dpads = partials(slots, config.block_m), pad_partials(slots)
+        dbias, dpads = partials(slots, config.block_m, config), pad_partials(slots)
         run("bwd", config, (dqkv, dbias, dpads), slots, 1, NEEDS_BIAS=int(needs_table),
             NEEDS_PAD=int(needs_pad), CHUNKS=config.chunks(d))
     else:
         stats = torch.empty((plan.windows, heads, 2, area), device=device, dtype=torch.float32)
-        config = _config("bwd_q", area, d, qkv.dtype, card)
+        config = _config("bwd_q", area, d, qkv.dtype, card, precision)
         tiles = -(-area // config.block_m)
         slots = plan.slots(config, tiles, device)
-        dbias = partials(slots, tiles * config.block_m)
+        dbias = partials(slots, tiles * config.block_m, config)
         run("bwd_q", config, (dqkv, dbias, stats), slots, tiles, NEEDS_BIAS=int(needs_table),
-            BLOCK_N=config.block_n)
-        config = _config("bwd_kv", area, d, qkv.dtype, card)
+            BLOCK_N=config.block_n, REST_N=config.rest)
+        config = _config("bwd_kv", area, d, qkv.dtype, card, precision)
         tiles = -(-area // config.block_n)
         kv_slots = plan.slots(config, tiles, device)
         dpads = pad_partials(kv_slots * tiles)
         run("bwd_kv", config, (stats, dqkv, dpads), kv_slots, tiles, NEEDS_PAD=int(needs_pad),
-            CHUNKS=config.chunks(d), BLOCK_N=config.block_n)
+            CHUNKS=config.chunks(d), BLOCK_N=config.block_n, REST_M=config.rest)
 
     dtable = torch.empty_like(table if needs_table else table[:0],
                               memory_format=torch.contiguous_format)
     if needs_table:
         launch(kernel.window_attention_bwd_table_kernel, (dtable.numel(),), dbias, dtable, slots,
-               heads, WINDOW=window_size, ROWS=dbias.shape[2], BLOCK_S=16,
-               BLOCK_N=dbias.shape[3], num_warps=4, device=device)
+               heads, WINDOW=window_size, ROWS=dbias.shape[2], COLUMNS=dbias.shape[3], BLOCK_S=16,
+               BLOCK_N=next_power_of_2(area, 16), num_warps=4, device=device)
     dpad = qkv.new_empty(0) if pad is None else qkv.new_zeros(qkv.shape[2])
     if needs_pad:
         dpad.view(3, heads, d)[1:] = dpads.sum(0)

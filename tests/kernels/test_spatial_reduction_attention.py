@@ -85,6 +85,24 @@ def test_bad_input(change, text):
 
 
 # ------------------------------------------------------------------ the kernels
+@pytest.mark.parametrize(("queries", "tiles"), [(67200, 34), (16800, 68), (4200, 170), (1050, 272),
+                                            (1, 1), (300, 10**6)])
+@pytest.mark.parametrize("places", [1, 264, 396])
+def test_splits_are_whole_waves(queries, tiles, places):
+    """All queries once, and no time lost against the split that gives each place one program."""
+    splits, rows = op_module._splits(queries, tiles, 64, places)
+    assert rows % 64 == 0
+    assert (splits - 1) * rows < queries <= splits * rows
+    assert splits == 1 or rows >= 256
+
+    def cost(splits, rows):
+        return -(-splits * tiles // places) * (rows + 128)
+
+    one_each = max(1, min(-(-places // tiles), queries // 256))
+    rows_each = -(-queries // (64 * one_each)) * 64
+    assert cost(splits, rows) <= cost(-(-queries // rows_each), rows_each)
+
+
 @pytest.mark.kernel
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("dtype", DTYPES)

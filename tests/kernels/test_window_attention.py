@@ -334,8 +334,8 @@ def test_several_programs_walk_over_the_windows(kernel_device, monkeypatch, wind
     """Partial sums of many programs make the same gradients, every time the same."""
     monkeypatch.setattr(op_module, "num_sms", lambda device: 1)
     monkeypatch.setattr(op_module, "_config", lambda *a: op_module._Config(
-        16, 16 if window == 3 else 128, 16, 4, 1, 4) if a[0] != "bwd_kv" else op_module._Config(
-        128, 32, 16, 4, 1, 8))
+        16, 16 if window == 3 else 64, 0 if window == 3 else 32, 16, 4, 1, 4)
+        if a[0] != "bwd_kv" else op_module._Config(64, 32, 32, 16, 4, 1, 8))
     tensors = inputs(2 * window + 1, window + 1, window, 2, 16, 1, torch.float32, kernel_device)
     kwargs = {"num_heads": 2, "window_size": window, "shift": 1}
     got = run(window_attention, tensors, (2 * window + 1, window + 1), **kwargs)
@@ -452,11 +452,13 @@ def test_refusals_are_errors_by_name_only(kernel_device):
 def test_launch_configs(dtype, card):
     """Every branch of the table: tiles hold a window, chunks hold a head."""
     for area, d in itertools.product([4, 9, 25, 36, 49, 64, 100, 144, 256], [16, 24, 32, 96, 128]):
-        for kind in ("fwd", "bwd") if area <= 64 else ("fwd", "bwd_q", "bwd_kv"):
-            config = op_module._config(kind, area, d, dtype, card)
-            whole = config.block_m if kind == "bwd_kv" else config.block_n
-            assert area <= whole < max(17, 2 * area)
+        kinds = ("fwd", "bwd", "drop") if area <= 64 else ("fwd", "bwd_q", "bwd_kv")
+        for kind, precision in itertools.product(kinds, ("ieee", "tf32")):
+            config = op_module._config(kind, area, d, dtype, card, precision)
+            whole = (config.block_m if kind == "bwd_kv" else config.block_n) + config.rest
+            split = area > 64 and d <= 32 and precision == "ieee"
+            assert area <= whole < max(17, area * 4 // 3 if split else 2 * area)
             assert config.num_warps in (1, 2, 4, 8, 16)
             assert d <= config.chunks(d) * config.block_d < d + 33
-            if kind == "bwd":
+            if kind in ("bwd", "drop"):
                 assert config.block_m == config.block_n

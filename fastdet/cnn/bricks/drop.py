@@ -27,9 +27,13 @@ def drop_path(x: Tensor, drop_prob: float = 0.0, training: bool = False) -> Tens
     """
     if drop_prob == 0.0 or not training:
         return x
-    keep_prob = 1 - drop_prob
+    return x.div(1 - drop_prob) * _kept(x, drop_prob)
+
+
+def _kept(x: Tensor, drop_prob: float) -> Tensor:
+    """``(B, 1, ...)`` of zeros and ones: the samples of ``x`` that are kept."""
     draw = torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)
-    return x.div(keep_prob) * (keep_prob + draw).floor()
+    return (1 - drop_prob + draw).floor()
 
 
 @DROPOUT_LAYERS.register_module()
@@ -52,6 +56,16 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Drop samples of ``x`` ``(B, ...)`` in train mode."""
         return drop_path(x, self.drop_prob, self.training)
+
+    def scale(self, x: Tensor) -> Tensor | None:
+        """The ``(B,)`` factors by which ``forward`` would multiply samples of ``x``, drawn alike.
+
+        ``None`` where it would return ``x``; at least of single precision.
+        """
+        if self.drop_prob == 0.0 or not self.training:
+            return None
+        kept = _kept(x, self.drop_prob).flatten()
+        return kept.to(torch.promote_types(x.dtype, torch.float32)) / (1 - self.drop_prob)
 
 
 @DROPOUT_LAYERS.register_module()

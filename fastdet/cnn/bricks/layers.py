@@ -8,22 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules import module as torch_module
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from fastdet.kernels.linear import linear
 from fastdet.runner import Sequential
 
 from .drop import DropPath
+from .fused import bare
 
 __all__ = ["convolve_to_tokens", "is_gelu", "is_idle", "run_layers"]
 
 
 def _plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a layer is of one of these classes, and calling it does what they say and no more:
-    no subclass, no hook, no other forward."""
-    return type(layer) in kinds and "forward" not in layer.__dict__ and not (
-        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
-        or layer._backward_pre_hooks or torch_module._has_any_global_hook())
+    """Whether a layer is of one of these classes itself, and calling it does what they say."""
+    return type(layer) in kinds and bare(layer)
 
 
 def is_idle(layer: nn.Module) -> bool:
@@ -77,7 +75,7 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor, residual: Tensor | None =
     todo = list(_flat(layers))
     while todo:
         layer = todo.pop(0)
-        if not _plain(layer, nn.Linear):
+        if not _plain(layer, nn.Linear, NonDynamicallyQuantizableLinear):
             x = layer(x)
             continue
         gelu = bool(todo) and is_gelu(todo[0])

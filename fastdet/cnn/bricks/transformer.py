@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from fastdet.kernels.gelu_linear import can_run_gelu_linear
 from fastdet.runner import BaseModule, ModuleList, Sequential
 from fastdet.utils import build_from_cfg
 from fastdet.utils.deprecation import renamed
 from fastdet.utils.types import Cfg, InitCfg
 
 from .activation import build_activation_layer
-from .drop import build_dropout
+from .drop import DropPath, build_dropout
+from .fused import add_gelu_linear, bare, cast_dtype, casts
 from .layers import is_idle, run_layers
 from .norm import build_norm_layer
 from .patches import AdaptivePadding, PatchEmbed, PatchMerging
@@ -124,11 +126,34 @@ class FFN(BaseModule):
         Returns:
             A tensor of the shape of ``x``.
         """
-        residual = (x if identity is None else identity) if self.add_identity else None
+        identity = x if identity is None else identity
+        if self.add_identity and self._is_gelu_alone():
+            (first, *_), last, _ = cast(Any, self.layers)
+            if can_run_gelu_linear(cast_dtype(x), last.out_features) is None:
+                return add_gelu_linear(first(x), last, self.dropout_layer, identity)
+        residual = identity if self.add_identity else None
         if is_idle(self.dropout_layer):
             return self._run_layers(x, residual)
         out = self.dropout_layer(self._run_layers(x, None))
         return out if residual is None else residual + out
+
+    def _is_gelu_alone(self) -> bool:
+        """Whether two linear layers with a GELU between them, and stochastic depth, are all that
+        runs, and nobody looks at what is between them."""
+        layers: list[Any] = list(self.layers)
+        if self.num_fcs != 2 or len(layers) != 3 or type(layers[0]) is not Sequential:
+            return False
+        (first, act, drop), last, end = layers
+        return (type(first) is nn.Linear and type(last) is nn.Linear and type(act) is nn.GELU
+                and act.approximate == "none" and not any(d.training and d.p for d in (drop, end))
+                and type(self.dropout_layer) in (DropPath, nn.Identity)
+                and bare(self.layers, layers[0], first, act, drop, last, end,
+                         self.dropout_layer))
+
+    def casts(self) -> bool:
+        """Whether the input is read as autocast casts it, and nobody sees it before that."""
+        first: Any = self.layers[0]
+        return type(first) is Sequential and bare(self.layers, first) and casts(first[0])
 
     def _run_layers(self, x: Tensor, residual: Tensor | None) -> Tensor:
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":

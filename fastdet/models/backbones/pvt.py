@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastdet.cnn import build_activation_layer, build_norm_layer
-from fastdet.cnn.bricks.drop import build_dropout
-from fastdet.cnn.bricks.layers import is_gelu, is_idle
+from fastdet.cnn.bricks.drop import DropPath, build_dropout
+from fastdet.cnn.bricks.fused import add_gelu_linear, add_norm, bare, cast_dtype, casts
+from fastdet.cnn.bricks.layers import is_gelu, is_idle, run_layers
 from fastdet.cnn.bricks.transformer import MultiheadAttention, PatchEmbed
 from fastdet.cnn.utils.weight_init import (
     constant_init,
@@ -25,6 +25,7 @@ from fastdet.cnn.utils.weight_init import (
     trunc_normal_,
     trunc_normal_init,
 )
+from fastdet.kernels.gelu_linear import can_run_gelu_linear
 from fastdet.kernels.linear import linear
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
 from fastdet.runner import (
@@ -74,8 +75,10 @@ def _linear(layer: Any, x: Tensor, **kwargs: Any) -> Tensor:
 
 
 def _convolve(layer: Any, x: Tensor) -> Tensor:
-    """A depthwise 3x3 convolution of a channels-last map, which torch would copy to the other
-    layout and back if the weight were not channels last too; its one channel leaves that open."""
+    """A depthwise 3x3 convolution of a channels-last map, which torch's CPU copies to the other
+    layout and back if the weight is not channels last too; its one channel leaves that open."""
+    if x.device.type != "cpu" or not bare(layer):
+        return layer(x)
     weight = layer.weight.to(memory_format=torch.channels_last)
     return F.conv2d(x, weight, layer.bias, padding=1, groups=x.shape[1])
 
@@ -130,16 +133,31 @@ class MixFFN(BaseModule):
         _check_tokens(x, hw_shape)
         expand, *between, reduce, drop = self.layers
         depthwise = between.pop(0) if isinstance(between[0], nn.Conv2d) else None
-        gelu = depthwise is None and is_gelu(between[0])
+        identity = x if identity is None else identity
+        on_load = (type(between[0]) is nn.GELU and self._is_gelu_last()
+                   and can_run_gelu_linear(cast_dtype(x), self.embed_dims) is None)
+        gelu = depthwise is None and not on_load and is_gelu(between[0])
         out = _linear(expand, x, gelu=gelu)
         if depthwise is not None:
             out = _as_tokens(_convolve(depthwise, _as_map(out, hw_shape)))
+        if on_load:
+            last: Any = reduce
+            return add_gelu_linear(out, last, self.dropout_layer, identity)
         for layer in between[gelu:]:
             out = layer(out)
-        residual = x if identity is None else identity
         if is_idle(drop) and is_idle(self.dropout_layer):
-            return _linear(reduce, out, residual=residual)
-        return residual + self.dropout_layer(drop(_linear(reduce, out)))
+            return _linear(reduce, out, residual=identity)
+        return identity + self.dropout_layer(drop(_linear(reduce, out)))
+
+    def _is_gelu_last(self) -> bool:
+        """Whether a GELU, a 1x1 convolution and stochastic depth are all that is left to run, and
+        nobody looks at what is between them."""
+        layers: list[Any] = list(self.layers)
+        act, drop, last, end = layers[-4:]
+        return (act.approximate == "none" and type(last) is nn.Conv2d
+                and not (drop.training and drop.p)
+                and type(self.dropout_layer) in (DropPath, nn.Identity)
+                and bare(self.layers, act, drop, last, end, self.dropout_layer))
 
 
 class SpatialReductionAttention(MultiheadAttention):
@@ -188,7 +206,13 @@ class SpatialReductionAttention(MultiheadAttention):
         Raises:
             ValueError: ``x`` has not ``H * W`` tokens, or ``H`` or ``W`` is below ``sr_ratio``.
         """
-        tokens = x if self.batch_first else x.transpose(0, 1)
+        out = self.attend(x if self.batch_first else x.transpose(0, 1), hw_shape)
+        if not self.batch_first:
+            out = out.transpose(0, 1)
+        return (x if identity is None else identity) + self.dropout_layer(out)
+
+    def attend(self, tokens: Tensor, hw_shape: Sequence[int]) -> Tensor:
+        """Attend on tokens ``(B, H * W, embed_dims)``, without last dropout and identity."""
         _check_tokens(tokens, hw_shape)
         reduced = tokens
         if self.sr_ratio > 1:
@@ -202,17 +226,12 @@ class SpatialReductionAttention(MultiheadAttention):
         out = spatial_reduction_attention(
             linear(tokens, weight[:c], q_bias), linear(reduced, weight[c:], kv_bias),
             self.num_heads, dropout_p=attn.dropout if self.training else 0.0)
-        project = partial(linear, weight=attn.out_proj.weight, bias=attn.out_proj.bias)
-        residual = x if identity is None else identity
-        if self.batch_first and is_idle(self.proj_drop) and is_idle(self.dropout_layer):
-            return project(out, residual=residual)
-        out = project(out)
-        if not self.batch_first:
-            out = out.transpose(0, 1)
-        return residual + self.dropout_layer(self.proj_drop(out))
+        return run_layers([attn.out_proj, self.proj_drop], out)
 
     def _reduce(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """The convolution, whose kernel is its stride, as a linear layer on its windows."""
+        """The convolution, on a CPU as a linear layer on its windows: its kernel is its stride."""
+        if tokens.device.type != "cpu" or not bare(self.sr):
+            return _as_tokens(self.sr(_as_map(tokens, (height, width))))
         r, c = self.sr_ratio, self.embed_dims
         rows, columns = height // r, width // r
         x = tokens.unflatten(1, (height, width))[:, :rows * r, :columns * r]
@@ -257,8 +276,15 @@ class PVTEncoderLayer(BaseModule):
 
     def forward(self, x: Tensor, hw_shape: Sequence[int]) -> Tensor:
         """Run the layer on tokens ``(B, H * W, embed_dims)`` of a map ``hw_shape`` ``(H, W)``."""
-        x = self.attn(self.norm1(x), hw_shape, identity=x)
-        return self.ffn(self.norm2(x), hw_shape, identity=x)
+        attn, ffn = self.attn, self.ffn
+        if type(attn) is not SpatialReductionAttention or type(ffn) is not MixFFN \
+                or not bare(attn, ffn) or not attn.batch_first:
+            x = attn(self.norm1(x), hw_shape, identity=x)
+            return ffn(self.norm2(x), hw_shape, identity=x)
+        _, out = add_norm(self.norm1, x, cast=attn.sr_ratio == 1 or casts(attn.sr))
+        x, out = add_norm(self.norm2, x, attn.attend(out, hw_shape), attn.dropout_layer,
+                          cast=casts(ffn.layers[0]))
+        return ffn(out, hw_shape, identity=x)
 
 
 class AbsolutePositionEmbedding(BaseModule):

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastdet.cnn import build_norm_layer, constant_init, trunc_normal_init
 from fastdet.cnn.bricks.drop import build_dropout
+from fastdet.cnn.bricks.fused import add_norm, bare, casts
 from fastdet.cnn.bricks.layers import run_layers
 from fastdet.cnn.bricks.transformer import FFN, PatchEmbed, PatchMerging
 from fastdet.kernels.window_attention import window_attention
@@ -172,6 +173,10 @@ class ShiftWindowMSA(BaseModule):
         Raises:
             ValueError: ``query`` has not ``H * W`` tokens.
         """
+        return self.drop(self.attend(query, hw_shape))
+
+    def attend(self, query: Tensor, hw_shape: Sequence[int]) -> Tensor:
+        """What :meth:`forward` computes, before the last dropout."""
         height, width = hw_shape
         if query.shape[1] != height * width:
             raise ValueError(f"{query.shape[1]} tokens cannot be a map of {height} x {width}")
@@ -184,7 +189,7 @@ class ShiftWindowMSA(BaseModule):
             window_size=self.window_size, shift=self.shift_size, scale=msa.scale, pad_value=pad,
             dropout_p=msa.attn_drop.p if msa.attn_drop.training else 0.0,
             relative_position_index=None if msa._standard_index else msa.relative_position_index)
-        return run_layers([msa.proj, msa.proj_drop, self.drop], out)
+        return run_layers([msa.proj, msa.proj_drop], out)
 
 
 class SwinBlock(BaseModule):
@@ -227,8 +232,13 @@ class SwinBlock(BaseModule):
                        dropout_layer=drop_path, act_cfg=act_cfg)
 
     def _forward(self, x: Tensor, hw_shape: HW) -> Tensor:
-        x = x + self.attn(self.norm1(x), hw_shape)
-        return self.ffn(self.norm2(x), identity=x)
+        attn, ffn = self.attn, self.ffn
+        if type(attn) is not ShiftWindowMSA or type(ffn) is not FFN or not bare(attn, ffn):
+            x = x + attn(self.norm1(x), hw_shape)
+            return ffn(self.norm2(x), identity=x)
+        _, out = add_norm(self.norm1, x, cast=casts(attn.w_msa.qkv))
+        x, out = add_norm(self.norm2, x, attn.attend(out, hw_shape), attn.drop, cast=ffn.casts())
+        return ffn(out, identity=x)
 
     def forward(self, x: Tensor, hw_shape: HW) -> Tensor:
         """Run the block on tokens ``(B, H * W, embed_dims)`` of a map ``hw_shape`` ``(H, W)``."""
