@@ -15,7 +15,7 @@ TRITONS    := $(OLDEST) 3.3.1 3.4.0 3.5.0 3.5.1 3.6.0 3.7.0 3.7.1 3.8.0
 # Two processes of tests share the cores; more threads each would only fight over them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help demo test test-fast test-kernels test-tritons records mmdetection tritons bench lint ledger clean
+.PHONY: help demo test test-fast test-kernels test-tritons records mmdetection tritons bench lint ledger columns clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -77,14 +77,22 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-## make bench    the benchmarks, on whatever device is there
+## make bench    the benchmarks, on whatever device is there, below ten minutes on a CPU; one page
+##               of HTML in benchmarks/results/new
 bench: $(STAMP)
-	$(BIN)/python -m pytest -q benchmarks/test_bench.py
 	$(BIN)/python -m benchmarks
 
 ## make ledger   compile every kernel ahead of time and rewrite benchmarks/ledger/*.json
 ledger: $(STAMP)
 	$(BIN)/python -m benchmarks.ledger --update
+
+## make columns  the ledger of sm_90 under every supported Triton, a column each
+ledger-%: .venv-triton-%/.installed
+	PYTHONPATH=.venv-triton-$* OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ledger --update \
+		--time --targets sm_90 --folder out/ledger/$* || test -d out/ledger/$*
+
+columns: $(TRITONS:%=ledger-%)
+	$(BIN)/python -m benchmarks.ledger --targets sm_90 --diff $(TRITONS:%=out/ledger/%)
 
 clean:
 	rm -rf build dist out *.egg-info .venv-triton-*

@@ -14,6 +14,8 @@ from setuptools.command.sdist import sdist
 HERE = Path(__file__).parent
 VERSION = re.search(r'"(.+)"', (HERE / "fastdet" / "version.py").read_text()).group(1)
 
+# torch.onnx writes with these, and onnxruntime runs what it wrote.
+ONNX = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 YAML = ["pyyaml>=6"]  # for configs in YAML
 # What mmcv's names stand on. OpenCV 5 samples images at other places than 4 does, and pixels are
 # part of the numbers.
@@ -24,8 +26,8 @@ CLI = ["rich>=13", *MMCV]
 # Whose models accelerate() and convert know.
 PEERS = ["safetensors>=0.4", "timm>=1.0", "torchvision>=0.22", "transformers>=5"]
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "pytest-benchmark>=4",
-        "mmdet==2.26.0", *CLI, *PEERS]
-BENCH = ["pytest-benchmark>=4", "matplotlib>=3.7"]
+        "mmdet==2.26.0", *CLI, *ONNX, *PEERS]
+BENCH = ["pytest-benchmark>=4"]
 
 LINKED = ("kernels", "benchmarks")
 
@@ -62,7 +64,8 @@ setup(
     package_data={"fastdet": ["py.typed"], "fastdet.compat": ["*.json"],
                   "fastdet.runner": ["*.json"],
                   "fastdet.core.evaluation": ["*.json"],
-                  "fastdet.kernels": ["*/README.md"]},
+                  "fastdet.kernels": ["*/README.md"],
+                  "fastdet.benchmarks": ["ledger/*.json"]},
     install_requires=[
         "torch>=2.7",
         "numpy>=1.24",
@@ -71,6 +74,7 @@ setup(
     extras_require={
         "cli": CLI,
         "mmcv": MMCV,
+        "onnx": ONNX,
         "yaml": YAML,
         # Their own scripts judge. (LVIS's want the other OpenCV: pip install --no-deps lvis.)
         "cityscapes": ["cityscapesscripts>=2.2"],

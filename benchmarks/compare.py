@@ -16,7 +16,8 @@ from pathlib import Path
 from . import records
 from .records import KEY, Row
 
-__all__ = ["Verdict", "add_options", "compare", "main", "report"]
+__all__ = ["Verdict", "add_options", "compare", "main",
+           "refuse_other_hardware", "report"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,20 @@ def compare(before: Sequence[Row], after: Sequence[Row], threshold: float = 0.1)
     return verdicts
 
 
+def refuse_other_hardware(before: Sequence[Row], device: str) -> None:
+    """Say so before anything is measured that could not be compared.
+
+    Raises:
+        ValueError: results were measured on another device, or there are none.
+    """
+    if not before:
+        raise ValueError("there is nothing to compare with")
+    if (old := {row.device for row in before}) != {device}:
+        raise ValueError(f"the results to compare with are of {', '.join(sorted(old))}, this is "
+                         f"{device}: times of one say nothing of the other; --across-hardware "
+                         "compares them all the same")
+
+
 def report(before: Sequence[Row], after: Sequence[Row], threshold: float,
            across_hardware: bool) -> int:
     """Print the verdicts.
@@ -104,7 +119,11 @@ def report(before: Sequence[Row], after: Sequence[Row], threshold: float,
         return 2
     counts = {word: sum(v.word == word for v in verdicts)
               for word in ("faster", "slower", "no difference", "gone")}
-    print(", ".join(f"{n} {word}" for word, n in counts.items()) + f"; threshold {threshold:.0%}")
+    again = {tuple(getattr(row, k) for k in KEY) for row in after if row.p50_us is not None}
+    lost = sum(row.p50_us is not None and tuple(getattr(row, k) for k in KEY) not in again
+               for row in before) - counts["gone"]
+    print(", ".join(f"{n} {word}" for word, n in counts.items()) + f"; threshold {threshold:.0%}"
+          + (f"; {lost} of the first have not been measured again" if lost else ""))
     return 1 if counts["slower"] or counts["gone"] else 0
 
 

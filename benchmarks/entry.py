@@ -1,7 +1,7 @@
 """What an entry of the table is: inputs, who computes it, how much work it is.
 
-Every file of ``operators/`` and ``components/`` declares one :class:`Entry` named ``ENTRY``, made
-of the pieces of this module.
+Every file of a folder of the table declares one :class:`Entry` named ``ENTRY``, made of the pieces
+of this module.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from torch import Tensor, nn
 
 import fastdet
 
-__all__ = ["DTYPES", "Entry", "Inputs", "Provider", "Shape", "Work", "against_reference",
+__all__ = ["DTYPES", "KINDS", "Entry", "Inputs", "Provider", "Shape", "Work", "against_reference",
            "by_reference", "differentiate", "flatten", "leaves", "normal", "upcast"]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+#: Kinds of entries, each with its folder.
+KINDS = {"operator": "operators", "component": "components", "detector": "detectors",
+         "model": "models"}
 
 Inputs = dict[str, Any]
 Shape = Mapping[str, Any]
@@ -61,7 +65,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Entry:
-    """One operator or component.
+    """One operator, component, detector, or model of another package.
 
     Attributes:
         name: the entry's name, and its file's.
@@ -71,7 +75,7 @@ class Entry:
             half types as autocast.
         providers: who computes it; ``'eager'`` is MMDetection's algorithm and the yardstick,
             ``'fastdet'`` is ours.
-        kind: ``'operator'`` or ``'component'``.
+        kind: one of :data:`KINDS`.
         cpu: real shapes at a size that a CPU can do, which is measured there.
         dtypes: names from :data:`DTYPES`.
         trains: whether it has gradients.

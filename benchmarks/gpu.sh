@@ -52,6 +52,7 @@ bench operators 150 results "${plain[@]}" --dtypes bf16 -- $(names --kind operat
 bench attention 60 results-wide "${plain[@]}" --dtypes fp32 fp16 -- \
     $(names --kind operator --provider sdpa)
 bench components 70 results "${plain[@]}" -- $(names --kind component)
+bench models 45 results "${plain[@]}" --dtypes bf16 --kind detector model
 # torch.compile takes longer to compile than all the rest to run: two shapes and one data type.
 bench compiled 65 compiled --seconds 0.3 --dtypes bf16 --shapes swin_t_s1_b2 swin_t_s3_b2 \
     800x1344_b2 --providers compile fastdet -- $(names --provider sdpa)

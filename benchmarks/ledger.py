@@ -9,8 +9,8 @@ target with Triton's own binder and compiler, and the facts of the binary are ke
     python -m benchmarks.ledger              compare, print what changed, fail as the gate does
     python -m benchmarks.ledger --update     rewrite the files
     python -m benchmarks.ledger --targets sm_90 --operators grid_priors
-    python -m benchmarks.ledger --update --folder out/3.6     under another Triton
-    python -m benchmarks.ledger --diff out/3.6                and what differs
+    python -m benchmarks.ledger --update --time --folder out/3.6     under another Triton
+    python -m benchmarks.ledger --diff out/3.6 out/3.8               a column for each
 """
 
 from __future__ import annotations
@@ -226,13 +226,15 @@ def gcn_facts(assembly: str) -> Facts:
 
 
 def _cuobjdump(cubin: bytes) -> str:
-    """Resource usage and machine code, by the tool that Triton's wheel ships."""
-    from triton import knobs
+    """Resource usage and machine code, by the tool that every Triton's wheel ships."""
+    from triton.backends import nvidia
 
+    tool = os.environ.get("TRITON_CUOBJDUMP_PATH") or \
+        str(Path(nvidia.__path__[0], "bin", "cuobjdump"))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", file.name],
+        return subprocess.run([tool, "-res-usage", "-sass", file.name],
                               check=True, capture_output=True, text=True).stdout
 
 
@@ -278,8 +280,12 @@ def load(operator: str, folder: Path | None = None) -> dict[str, Any]:
 
 
 def save(operator: str, targets: dict[str, Entries], triton_version: str,
-         folder: Path | None = None) -> None:
-    """Write an operator's ledger, one line per entry."""
+         folder: Path | None = None, seconds: dict[str, float] | None = None) -> None:
+    """Write an operator's ledger, one line per entry.
+
+    Args:
+        seconds: of CPU that its compilation took, by target, where it was measured.
+    """
     blocks = []
     for target in (name for name in TARGETS if name in targets):
         lines = [f"      {json.dumps(key)}: {json.dumps(facts)}"
@@ -287,8 +293,10 @@ def save(operator: str, targets: dict[str, Entries], triton_version: str,
         blocks.append(f"    {json.dumps(target)}: {{\n" + ",\n".join(lines) + "\n    }")
     folder = folder or FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    timed = f'  "compile_s": {json.dumps(seconds)},\n' if seconds else ""
     (folder / f"{operator}.json").write_text(
         f'{{\n  "operator": {json.dumps(operator)},\n  "triton": {json.dumps(triton_version)},\n'
+        f"{timed}"
         '  "targets": {\n' + ",\n".join(blocks) + "\n  }\n}\n")
 
 
@@ -357,20 +365,6 @@ def changes(before: Entries, now: Entries) -> list[str]:
     return lines
 
 
-def print_diff(other: Path, operators: Iterable[str], targets: Iterable[str]) -> int:
-    """Print how the ledger in another folder differs from the recorded one; 1 where it does."""
-    targets, lines = list(targets), []
-    for operator in operators:
-        mine, theirs = load(operator), load(operator, other)
-        for target in targets:
-            lines += [f"{operator} {target} {line}" for line in changes(
-                mine["targets"].get(target, {}), theirs["targets"].get(target, {}))]
-        if mine["triton"] != theirs["triton"]:
-            lines.append(f"{operator}: triton {mine['triton']} -> {theirs['triton']}")
-    print(*lines, f"{len(lines)} differences", sep="\n")
-    return 1 if lines else 0
-
-
 def jobs_of(operators: Iterable[str], targets: Iterable[str]) -> list[tuple[str, str, str]]:
     """Every declared (entry, case, target) of some operators."""
     operators, targets = set(operators), list(targets)
@@ -393,65 +387,115 @@ def operators_of(jobs: Iterable[tuple[str, str, str]]) -> list[str]:
     return list(dict.fromkeys(ENTRIES[name].operator for name, _, _ in jobs))
 
 
-def _compile_job(job: tuple[str, str, str]) -> tuple[Entries, float]:
-    """The facts of a case, and the seconds of CPU that they took; none where Triton had it."""
+def lacks(target: Target) -> str:
+    """Why the Triton that is installed cannot compile for a target, else empty."""
+    if target.backend == "hip":
+        from triton.backends.amd.compiler import HIPBackend
+
+        # Before 3.5 Triton links by a program of ROCm's, which its wheel does not hold.
+        with_linker = getattr(HIPBackend, "path_to_rocm_lld", lambda: None)
+        try:
+            with_linker()
+        except Exception as error:
+            return str(error)
+    return ""
+
+
+def compile_job(job: tuple[str, str, str]) -> tuple[Entries, float, str]:
+    """The facts of a case, the seconds of CPU that they took, and why there are none."""
     torch.set_num_threads(1)
     name, case, target = job
-    start = time.process_time()
-    return compile_case(ENTRIES[name], case, target), time.process_time() - start
+    start, entries, why = time.process_time(), Entries(), ""
+    try:
+        entries = compile_case(ENTRIES[name], case, target)
+    except Exception as error:  # whatever a compiler throws is the answer
+        reason = str(error).strip().splitlines() or [""]
+        why = f"{case} on {target} does not compile: {type(error).__name__}: {reason[-1]}"
+    return entries, time.process_time() - start, why
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; see the module's docstring."""
-    known = operators_of(jobs_of({e.operator for e in ENTRIES.values()}, TARGETS))
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger",
-                                     description="Compile every kernel ahead of time.")
-    parser.add_argument("--update", action="store_true", help="rewrite benchmarks/ledger/*.json")
-    parser.add_argument("--folder", type=Path, default=FOLDER,
-                        help="of the files, such as one for another Triton")
-    parser.add_argument("--diff", type=Path, metavar="FOLDER",
-                        help="compile nothing: print how the files in FOLDER differ from ours")
+def _parser(known: list[str], prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Compile every kernel ahead of time, without a GPU, and hold "
+        "what comes out against what is recorded: registers, spills, shared memory, matrix "
+        "instructions, accesses. Fails on a new spill, a float64 instruction, shared memory "
+        "over the card's limit, a lost matrix path, or a kernel that does not compile.")
+    parser.add_argument("--update", action="store_true", help="write the files anew")
+    parser.add_argument("--folder", type=Path, default=FOLDER, metavar="FOLDER",
+                        help="of the files, such as one for another Triton (default: what is "
+                        "recorded)")
+    parser.add_argument("--diff", type=Path, nargs="+", metavar="FOLDER",
+                        help="compile nothing: print how the files in these folders differ from "
+                        "what is recorded, a column each; 1 where a kernel is worse")
+    parser.add_argument("--time", action="store_true",
+                        help="compile in an empty cache, so that the time is the compiler's")
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--operators", nargs="+", choices=known, default=known)
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N",
+                        help="processes (default: %(default)s)")
+    return parser
+
+
+def _compile(jobs: list[tuple[str, str, str]], processes: int, anew: bool
+             ) -> list[tuple[Entries, float, str]]:
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as cache, \
+            mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": cache} if anew else {}), \
+            ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        return list(pool.map(compile_job, jobs))
+
+
+def main(argv: list[str] | None = None, prog: str = "python -m benchmarks.ledger") -> int:
+    """Command line; see the module's docstring."""
+    known = operators_of(jobs_of({e.operator for e in ENTRIES.values()}, TARGETS))
+    parser = _parser(known, prog)
     options = parser.parse_args(argv)
     if options.diff:
+        from .difference import print_diff
+
         return print_diff(options.diff, options.operators, options.targets)
     if os.environ.get("TRITON_INTERPRET", "0") == "1":
         parser.error("the ledger compiles; unset TRITON_INTERPRET")
     import triton
 
-    jobs = jobs_of(options.operators, options.targets)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
-        timed = list(pool.map(_compile_job, jobs))
-    results = [entries for entries, _ in timed]
+    missing = {target: why for target in options.targets if (why := lacks(TARGETS[target]))}
+    for target, why in missing.items():
+        print(f"{target} is left out: {why}")
+    targets = [target for target in options.targets if target not in missing]
+    jobs = jobs_of(options.operators, targets)
+    results = _compile(jobs, options.jobs, options.time)
 
     found: list[str] = []
     for operator in options.operators:
-        mine = [(ENTRIES[job[0]], *job[1:], entries) for job, entries in zip(jobs, results)
+        mine = [(ENTRIES[job[0]], *job[1:], *result) for job, result in zip(jobs, results)
                 if ENTRIES[job[0]].operator == operator]
         fresh: dict[str, Entries] = {}
-        for _, _, target, entries in mine:
+        seconds: dict[str, float] = {}
+        for _, _, target, entries, spent, _ in mine:
             fresh.setdefault(target, {}).update(entries)
+            seconds[target] = round(seconds.get(target, 0.0) + spent, 1)
         recorded = load(operator, options.folder)
-        for target, entries in fresh.items():
-            for line in changes(recorded["targets"].get(target, {}), entries):
-                print(f"{operator} {target} {line}")
+        if recorded["triton"] in (None, triton.__version__) or options.update:
+            for target, entries in fresh.items():
+                for line in changes(recorded["targets"].get(target, {}), entries):
+                    print(f"{operator} {target} {line}")
         if options.update:
-            kept = recorded["targets"] if recorded["triton"] == triton.__version__ else {}
-            save(operator, {**kept, **fresh}, triton.__version__, options.folder)
+            same = recorded["triton"] == triton.__version__
+            kept = recorded["targets"] if same else {}
+            timed = {**(recorded.get("compile_s", {}) if same else {}),
+                     **(seconds if options.time else {})}
+            save(operator, {**kept, **fresh}, triton.__version__, options.folder, timed)
             recorded = load(operator, options.folder)
-        for entry, case, target, entries in mine:
-            found += faults(entry, case, target, entries, recorded, triton.__version__)
-        seconds = sum(s for job, (_, s) in zip(jobs, timed) if ENTRIES[job[0]].operator == operator)
-        print(f"{operator}: {sum(len(entries) for *_, entries in mine)} entries, "
-              f"{seconds:.1f} s of CPU to compile")
+        for entry, case, target, entries, _, why in mine:
+            found += [why] if why else faults(entry, case, target, entries, recorded,
+                                              triton.__version__)
+        print(f"{operator}: {sum(len(each[3]) for each in mine)} entries, "
+              f"{sum(seconds.values()):.1f} s of CPU to compile")
     for line in found:
         print(f"FAULT {line}", file=sys.stderr)
-    print(f"{sum(map(len, results))} entries of {len(options.operators)} operators for "
-          f"{', '.join(options.targets)}; {len(found)} faults")
-    return 1 if found else 0
+    print(f"triton {triton.__version__}: {sum(len(entries) for entries, _, _ in results)} entries "
+          f"of {len(options.operators)} operators for {', '.join(targets)}; {len(found)} faults")
+    return 1 if found or not jobs else 0
 
 
 if __name__ == "__main__":

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DYHEAD_LEVELS", "IMAGES", "pyramid", "sizes"]
+__all__ = ["DYHEAD", "DYHEAD_CPU", "DYHEAD_LEVELS", "IMAGES", "halves", "pyramid", "sizes"]
 
 #: Two levels of a DyHead on two images of 800 x 1344.
 DYHEAD_LEVELS = {"p3_b2": {"B": 2, "C": 256, "H": 100, "W": 168},
                  "p4_b2": {"B": 2, "C": 256, "H": 50, "W": 84}}
 
+#: The five levels of a DyHead on two images of 800 x 1344, and on an image small enough for a CPU.
+DYHEAD = {"b2": {"B": 2, "C": 256, "H": 100, "W": 168, "levels": 5}}
+DYHEAD_CPU = {"b1": {"B": 1, "C": 256, "H": 40, "W": 60, "levels": 5}}
+
 #: Two images as a detector gets them.
 IMAGES = {"maps": [(2, 3, 800, 1344)]}
+
+
+def halves(height: int, width: int, levels: int) -> list[tuple[int, int]]:
+    """Sizes of the levels of a pyramid, each half of the one before, rounded up."""
+    return [(-(-height // 2**i), -(-width // 2**i)) for i in range(levels)]
 
 
 def sizes(*shapes: tuple[int, int, int]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""One command for a nightly job: ``python -m benchmarks.nightly [--base FOLDER] [--out FOLDER]``.
+"""One command for a nightly job: ``fastdet nightly [--base FOLDER] [--out FOLDER]``.
 
 Is everything right, does everything compile to what it did, is anything slower? In this order
 ``fastdet verify``, the ledger against what is recorded, and the suite against earlier results run,
@@ -49,8 +49,8 @@ def steps(options: argparse.Namespace) -> list[Step]:
              ("-m", "fastdet.benchmarks.ledger", "--targets", *options.targets), 3600),
     ]
     if options.diff:
-        found.append(Step("How does the other ledger differ?", (
-            "-m", "fastdet.benchmarks.ledger", "--diff", str(options.diff)), 60))
+        found.append(Step("Does another Triton make a kernel worse?", (
+            "-m", "fastdet.benchmarks.ledger", "--diff", *map(str, options.diff)), 60))
     bench = ["-m", "fastdet", "bench", "--out", str(options.out / "results")]
     if options.limit:
         bench += ["--limit", str(options.limit)]
@@ -98,15 +98,16 @@ def run_steps(todo: Sequence[Step], out: Path) -> int:
     return worst
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmarks.nightly") -> int:
     """Command line; returns the worst exit status of the steps."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.nightly",
+    parser = argparse.ArgumentParser(prog=prog,
                                      description="Verify, ledger and benchmarks in one summary.")
     parser.add_argument("entries", nargs="*", metavar="ENTRY", help="of the suite (default: all)")
     parser.add_argument("--base", type=Path, metavar="FOLDER",
                         help="results to hold the new ones against; fails where one is slower")
-    parser.add_argument("--diff", type=Path, metavar="FOLDER",
-                        help="another ledger, such as another Triton's, to show the changes of")
+    parser.add_argument("--diff", type=Path, action="append", metavar="FOLDER",
+                        help="another ledger, such as another Triton's; may be given again; fails "
+                        "where a kernel is worse there")
     parser.add_argument("--targets", nargs="+", default=["sm_90", "gfx942"],
                         help="of the ledger (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="for verify")

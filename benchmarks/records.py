@@ -12,6 +12,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,15 @@ KEY = ("op", "shape", "dtype", "provider", "passes", "mode")
 _TYPES = {f.name: f.type for f in fields(Row)}
 
 
+def _cpu() -> str:
+    """The CPU's name as its maker gives it, where the system tells."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return re.sub(r"\s+|\((R|TM)\)", " ", line.partition(":")[2]).strip()
+    return f"CPU {platform.processor() or platform.machine()}"
+
+
 def conditions(device: torch.device) -> dict[str, str]:
     """What a figure holds for: versions and hardware."""
     try:
@@ -75,7 +85,7 @@ def conditions(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"CPU {platform.machine()} {torch.get_num_threads()} threads"
+        name = f"{_cpu()}, {torch.get_num_threads()} threads"
     return {"torch": torch.__version__, "triton": triton_version, "device": name,
             "fastdet": fastdet.__version__, "python": platform.python_version()}
 
@@ -122,9 +132,12 @@ def load(path: Path) -> list[Row]:
     """Rows of one CSV file, or of every CSV file of a folder.
 
     Raises:
-        ValueError: there is no such file, or its columns are not those of :class:`Row`.
+        ValueError: there is no such file, none in the folder, or its columns are not those of
+            :class:`Row`.
     """
     paths = sorted(path.glob("*.csv")) if path.is_dir() else [path]
+    if not paths:
+        raise ValueError(f"{path} holds no results")
     rows = []
     for one in paths:
         if not one.is_file():

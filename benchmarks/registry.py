@@ -1,4 +1,5 @@
-"""The table of what is measured: every file of ``operators/`` and ``components/``.
+"""The table of what is measured: every file of ``operators/``, ``components/``, ``detectors/`` and
+``models/``.
 
 A file declares one entry, ``ENTRY``, of its own name, or in ``ABSENT`` why it cannot run here. The
 runner, the ledger, the tests, ``gpu.sh`` and pytest-benchmark all read :data:`ENTRIES`; nobody
@@ -15,8 +16,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 
-from . import components, operators
-from .entry import DTYPES, Entry, Provider, Work, differentiate, flatten, leaves, upcast
+from .entry import DTYPES, KINDS, Entry, Provider, Work, differentiate, flatten, leaves, upcast
 
 __all__ = ["ABSENT", "DTYPES", "ENTRIES", "Entry", "Provider", "Work", "differentiate", "flatten",
            "leaves", "main", "upcast"]
@@ -24,7 +24,8 @@ __all__ = ["ABSENT", "DTYPES", "ENTRIES", "Entry", "Provider", "Work", "differen
 
 def _collect() -> tuple[dict[str, Entry], dict[str, str]]:
     found, absent = {}, {}
-    for package in (operators, components):
+    for folder in KINDS.values():
+        package = importlib.import_module(f"{__package__}.{folder}")
         for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
             module = importlib.import_module(f"{package.__name__}.{info.name}")
             if why := getattr(module, "ABSENT", ""):
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.registry",
                                      description="Names of the entries, one a line.")
-    parser.add_argument("--kind", choices=("operator", "component"))
+    parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--trains", action=argparse.BooleanOptionalAction,
                         help="only those with, or without, gradients")
     parser.add_argument("--provider", help="only those that it computes")

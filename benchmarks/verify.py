@@ -2,7 +2,8 @@
 
 Every operator of the table runs over its shapes and data types, forward and backward. Its tensors
 are held against MMDetection's algorithm in float64 by the one tolerance table, integers and exact
-operators bit for bit; a second run must give the same bits. On a GPU the kernels run, on a CPU the
+operators bit for bit; a second run must give the same bits, and nothing may be written beside a
+result. On a GPU the kernels run, on a CPU the
 CPU's own path, or with ``interpret`` the kernels under Triton's interpreter.
 """
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 import fastdet
 from fastdet.testing import share
+from fastdet.testing.memory import guarded
 
 from .entry import DTYPES, Entry, leaves, upcast
 from .registry import ENTRIES
@@ -122,8 +124,10 @@ def verify_case(case: Case, device: torch.device, kernels: bool) -> Finding:
         with fastdet.backend("torch"):
             torchs = call(eager, eager.prepare(inputs), case.passes)
             truth = call(eager, eager.prepare(upcast(inputs)), case.passes)
-        with fastdet.backend("triton") if kernels else nullcontext():
+        with fastdet.backend("triton") if kernels else nullcontext(), guarded() as guards:
             got, again = (call(ours, ours.prepare(inputs), case.passes) for _ in range(2))
+        if beside := guards.overrun():
+            return finding(float("inf"), "", False, beside)
     except Exception as error:
         return finding(float("inf"), "", False, f"{type(error).__name__}: {error}".splitlines()[0])
     names = list(leaves(inputs)) if case.passes == "fwd+bwd" else \

@@ -104,13 +104,13 @@ def _function(name: str, body: Callable[..., Any], backward: Callable[..., Any],
               setup_context: Callable[..., None]) -> type[Function]:
     """``body`` with its gradient, behind an argument of its own: the sizes of lists, if any."""
     def forward(ctx: Any, sizes: _Sizes | None, *flat: Any) -> Any:
-        ctx.sizes, args = sizes, flat if sizes is None else _nest(flat, sizes)
+        ctx.list_sizes, args = sizes, flat if sizes is None else _nest(flat, sizes)
         output = body(*args)
         setup_context(ctx, args, output)
         return output
 
     def back(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        needs, sizes = ctx.needs_input_grad, ctx.sizes
+        needs, sizes = ctx.needs_input_grad, ctx.list_sizes
         ctx.needs_input_grad = needs[1:] if sizes is None else _nest(needs[1:], sizes)
         try:
             found = backward(ctx, *grads)

@@ -49,15 +49,11 @@ def kernel_device():
 
 
 @pytest.fixture
-def poison(monkeypatch):
-    """Make uninitialised memory NaN (or true), so that an element nobody wrote shows."""
+def poison():
+    """Uninitialised memory is NaN (or true), so that an element nobody wrote shows, and lies
+    between strips that nobody may write into."""
+    from fastdet.testing.memory import guarded
 
-    def poisoned(allocate):
-        def wrapper(*args, **kwargs):
-            out = allocate(*args, **kwargs)
-            return out.fill_(float("nan") if out.is_floating_point() else 1)
-        return wrapper
-
-    for name in ("empty", "empty_like", "empty_strided"):
-        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+    with guarded() as guards:
+        yield
+    assert not guards.overrun()

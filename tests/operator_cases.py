@@ -12,7 +12,10 @@ from torch import Tensor
 from fastdet.kernels.add_layer_norm import add_layer_norm
 from fastdet.kernels.carafe import carafe
 from fastdet.kernels.deform_conv2d import deform_conv2d
+from fastdet.kernels.dyhead_attention import Attention, dyhead_attention
 from fastdet.kernels.dyhead_combine import Branch, dyhead_combine
+from fastdet.kernels.dyhead_convs import Convolved, Pyramid, dyhead_convs
+from fastdet.kernels.dyhead_convs.reference import moments_of_tiles
 from fastdet.kernels.dynamic_conv import dynamic_conv
 from fastdet.kernels.dyrelu import dyrelu
 from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
@@ -70,6 +73,15 @@ def _dyhead_inputs(**maps: tuple[int, ...]) -> dict[str, Any]:
     return inputs | {"attention": (channels,), "attention_bias": (1,)}
 
 
+def _dyhead_attention(maps: Tensor, **given: Tensor) -> Any:
+    pyramid = Pyramid(1, ((3, 5), (2, 3)))
+    parameters = {name: tuple(t for key, t in given.items() if key.startswith(name))
+                  for name in ("norms", "attention", "squeeze", "excite")}
+    return dyhead_attention(
+        Convolved(maps, *moments_of_tiles(maps, *pyramid, 16), pyramid, 16),
+        Attention(groups=2, **parameters))
+
+
 def _dynamic(n: int, channels: int, feat: int, out: int, size: int) -> Case:
     return Case(
         dynamic_conv,
@@ -111,11 +123,22 @@ CASES: dict[str, Case] = {
         lambda x, offset, weight: deform_conv2d(
             x, offset, weight, stride=(2, 2), padding=(1, 1), groups=2, deform_groups=2),
         {"x": (1, 6, 5, 5), "offset": (1, 36, 3, 3), "weight": (4, 3, 3, 3)}),
+    "dyhead_attention": Case(
+        _dyhead_attention,
+        {"maps": (33, 4), **{f"norms{i}": (4,) for i in range(6)}, "attention0": (4,),
+         "attention1": (1,), "squeeze0": (3, 4), "squeeze1": (3,), "excite0": (16, 3),
+         "excite1": (16,)}),
     "dyhead_combine": Case(
         _dyhead("mid low high"),
         _dyhead_inputs(mid=(1, 4, 5, 7), low=(1, 4, 5, 7), high=(1, 4, 2, 3))),
     "dyhead_combine-coarsest": Case(
         _dyhead("mid low"), _dyhead_inputs(mid=(1, 4, 3, 5), low=(1, 4, 3, 5))),
+    "dyhead_convs": Case(
+        lambda x0, x1, numbers0, numbers1, mid, low, high: dyhead_convs(
+            [x0, x1], [numbers0, numbers1], [mid, low, high]).maps,
+        {"x0": (1, 5, 3, 5), "x1": (1, 5, 2, 3), "numbers0": (1, 27, 3, 5),
+         "numbers1": (1, 27, 2, 3), "mid": (7, 5, 3, 3), "low": (7, 5, 3, 3),
+         "high": (7, 5, 3, 3)}),
     "dynamic_conv": _dynamic(2, 5, 3, 9, 4),
     "dynamic_conv-chunks": _dynamic(1, 7, 20, 70, 17),
     "dyrelu": Case(dyrelu, {"x": (2, 3, 5, 7), "coeffs": lambda: torch.rand(2, 12)}),

@@ -5,14 +5,18 @@ import os
 import re
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from benchmarks import apart, checks, clock, compare, plot, records, registry, runner, suite
+from benchmarks import apart, charts, checks, clock, compare, plot, records, registry, runner, suite
+from benchmarks.entry import KINDS
 from benchmarks.records import Row
 from benchmarks.registry import DTYPES, ENTRIES, Entry, Provider, Work, differentiate, leaves
+from fastdet import cli
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -63,7 +67,7 @@ def test_a_crash_in_another_process_is_an_answer():
 @pytest.mark.parametrize("name", ENTRIES)
 def test_entries_are_whole(name):
     entry = ENTRIES[name]
-    assert entry.kind in ("operator", "component")
+    assert entry.kind in KINDS
     assert {"eager", "fastdet"} <= entry.providers.keys()
     assert set(entry.dtypes) <= set(DTYPES)
     assert entry.cpu, "a shape that a CPU can do"
@@ -182,6 +186,13 @@ def test_the_path_is_checked():
         checks.check_path(entry, "eager", ["grid_anchors_fwd_kernel"])
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """No measurement of what the device reaches."""
+    monkeypatch.setattr(suite, "ceilings", lambda device: {"bytes": 1e10, "fp32": 1e11})
+
+
+@pytest.mark.usefixtures("quick")
 def test_command_line_fails_on_red_and_keeps_the_row(monkeypatch, tmp_path, capsys):
     wrong, good = toy(fastdet=lambda x: x["x"] * 3), replace(toy(fastdet=double), name="good")
     monkeypatch.setattr(suite, "ENTRIES", {"toy": wrong, "good": good})
@@ -194,6 +205,47 @@ def test_command_line_fails_on_red_and_keeps_the_row(monkeypatch, tmp_path, caps
     assert {row.p50_us for row in red} == {None}
     with pytest.raises(SystemExit, match="unknown entry"):
         suite.main(["nothing", *common])
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_peer_that_is_not_installed_is_named_and_has_an_empty_cell(monkeypatch, tmp_path, capsys):
+    entry = replace(toy(fastdet=double), absent={"mmcv": "it is not installed"})
+    monkeypatch.setattr(suite, "ENTRIES", {"toy": entry})
+    assert suite.main(["--device", "cpu", "--dtypes", "fp32", "--seconds", "0", "--out",
+                       str(tmp_path)]) == 0
+    assert "toy: mmcv is left out: it is not installed" in capsys.readouterr().out
+    rows = [row for row in records.load(tmp_path) if row.provider == "mmcv"]
+    assert {(row.status, row.p50_us) for row in rows} == {("absent", None)}
+    assert "mmcv: absent" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_the_limit_cuts_off_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(suite, "ENTRIES", {"toy": toy(fastdet=double)})
+    assert suite.main(["--device", "cpu", "--limit", "0.001", "--out", str(tmp_path)]) == 0
+    assert {row.status for row in records.load(tmp_path)} == {"left out"}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (["--device", "tpu"], "device 'tpu'"), (["--device", "meta"], "a cpu or a cuda device"),
+    (["fpn", "--kind", "model"], "fpn is of another kind than model"),
+    (["--providers", "jax"], "unknown provider 'jax', expected one of compile, eager,"),
+    (["--shapes", "huge"], "unknown shape 'huge', expected one of"),
+    (["--compare", "/no/results.csv"], "is not a result file"),
+    (["--compare", str(ROOT / "docs")], "holds no results")])
+def test_bad_input_is_one_sentence(arguments, sentence, capsys):
+    assert cli.main(["bench", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_other_hardware_is_refused_before_anything_is_measured(tmp_path, capsys):
+    records.save(rows_of(), tmp_path, WHERE)
+    assert cli.main(["bench", "--device", "cpu", "--compare", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "are of A GPU (80 GB), this is" in said.err
+    assert not said.out
 
 
 def test_gradients_are_of_every_leaf_and_the_same_cotangents():
@@ -303,30 +355,77 @@ def test_the_interval_of_a_median_holds_it_and_shrinks():
     assert words == ["1.10 no difference", "1.10"]
 
 
-def test_plots_are_drawn_from_the_files(tmp_path):
-    pytest.importorskip("matplotlib")
-    records.save(rows_of(), tmp_path, WHERE)
-    assert plot.main([str(tmp_path)]) == 0
+def test_the_page_is_drawn_from_the_files_and_needs_no_other(tmp_path):
+    records.save(rows_of(), tmp_path, WHERE, {"ceilings": {"bytes": 1e12, "fp16": 1e14}})
+    assert plot.main([str(tmp_path), "--picture", str(tmp_path / "speed.svg")]) == 0
     page = (tmp_path / "index.html").read_text()
-    for name in ("op, fp16: speed", "op, fp16: share of the roofline floor"):
-        assert f'alt="{name}" src="data:image/png;base64,' in page
-    assert "A GPU (80 GB)" in page
-    assert not re.search(r'(src|href)="(?!data:)', page), "the page needs another file"
+    assert "fastdet&#x27;s speed over eager&#x27;s, kernel" in page
+    assert "4.00" in page
+    assert "40 µs → 10 µs" in page
+    assert page.count("A GPU (80 GB)") >= 2, "hardware on every figure"
+    assert "sdpa: wrong" in page
+    assert "off, by far" in page
+    assert "<td class=\"n\">0.0" not in page, "a red cell has no figure"
+    assert not re.search(r'(src|href)="(?!#)', page), "the page needs another file"
+    assert "prefers-color-scheme:dark" in page
+    for picture in (*re.findall(r"<svg.*?</svg>", page), (tmp_path / "speed.svg").read_text()):
+        ElementTree.fromstring(picture)
 
 
-def test_scaling_and_rooflines_are_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
+def test_scaling_rooflines_and_memory_are_drawn(tmp_path):
     row = replace(rows_of()[1], op="dyrelu", provider="fastdet", mode="call", p50_us=100.0,
-                  shape=next(iter(ENTRIES["dyrelu"].cpu)), passes="fwd",
+                  shape=next(iter(ENTRIES["dyrelu"].cpu)), passes="fwd", peak_bytes=2**20,
                   speedup_low=1.1, speedup=1.2, speedup_high=1.3)
-    swin = [replace(row, op="swin_t", shape=shape, p50_us=p50) for shape, p50 in (
-        ("160x240_b1", 1e4), ("320x480_b1", 4e4), ("160x240_b4", 5e4))]
+    swin = [replace(row, op="swin_t", shape=shape, p50_us=p50, peak_bytes=2**21)
+            for shape, p50 in (
+                ("160x240_b1", 1e4), ("320x480_b1", 4e4), ("160x240_b4", 5e4))]
+    eager = [replace(r, provider="eager", p50_us=2 * r.p50_us, peak_bytes=2**22)
+             for r in (row, *swin)]
     ceiling = {"bytes": 1e10, row.dtype: 1e11}
-    page = plot.plot([row, *swin], tmp_path, ceiling).read_text()
-    for name in ("fastdet&#x27;s speed over eager&#x27;s, fwd, call",
-                 f"Roofline, {row.dtype}, call", f"swin_t, {row.dtype}, fwd: time over images",
-                 f"swin_t, {row.dtype}, fwd: time over pixels of an image"):
-        assert f'alt="{name}"' in page
+    page = plot.plot([row, *swin, *eager], tmp_path, ceiling).read_text()
+    for name in ("fastdet&#x27;s speed over eager&#x27;s, call",
+                 f"Roofline, {row.dtype}, fwd, call", f"swin_t, {row.dtype}, fwd",
+                 "eager&#x27;s peak memory over fastdet&#x27;s"):
+        assert f'aria-label="{name}"' in page
+    assert "kilopixels of an image" in page
+    assert ">images<" in page
+    assert "4 → 1 MiB" in page
+    assert "1e+02" not in page
+
+
+def boxes_of(svg):
+    """Where the texts of a chart are, by their anchors and lengths."""
+    for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"):
+        width = 5.6 * len(text.text)
+        left = float(text.get("x")) - {"start": 0, "middle": 0.5, "end": 1}[
+            text.get("text-anchor")] * width
+        yield text.text, left, left + width, float(text.get("y"))
+
+
+def test_no_label_of_a_chart_lies_over_another():
+    points = [charts.Point(f"operator_{i}", 1.0 + i % 3, 1e9, 1e9 * (1 + i / 40))
+              for i in range(12)]
+    series = [charts.Line(f"provider {i}", [(1, 1), (2, 2 + i / 100)]) for i in range(5)]
+    bars = {"group": [("multi_scale_deformable_attention", "encoder_320x480_b1  bf16", {
+        "fwd": charts.Bar(0.01, 0.01, 0.01, "957 ms → 2.62 s"),
+        "fwd+bwd": charts.Bar(900.0, 1, 1000, "12.3 ms → 45.6 ms")})]}
+    for svg in (charts.roofline("a", points, 1e10, 1e11, "here"),
+                charts.lines("b", "x", "ms", series, "here"),
+                charts.ratios("c", ["fwd", "fwd+bwd"], bars, "here")):
+        found = list(boxes_of(svg))
+        for i, (text, left, right, y) in enumerate(found):
+            for other, start, end, height in found[:i]:
+                assert abs(y - height) >= 9 or right <= start or end <= left, (text, other)
+
+
+@pytest.mark.parametrize(("low", "high", "log"), [
+    (0, 7.3, False), (0, 1.2e5, False), (0.24, 17, True), (1e6, 4e12, True), (0.3, 0.9, True)])
+def test_ticks_are_few_and_apart(low, high, log):
+    scale = charts.Scale(low, high, 0, 300, log)
+    ticks = scale.ticks(30)
+    assert 0 < len(ticks) <= 11
+    assert all(low <= tick <= high for tick in ticks)
+    assert all(scale(b) - scale(a) >= 30 for a, b in pairwise(ticks))
 
 
 def test_a_cpus_peak_memory_and_ceilings():
@@ -356,10 +455,10 @@ def test_the_table_prints_its_names(arguments, some, none, capsys):
     assert set(names) <= set(ENTRIES)
 
 
-@pytest.mark.parametrize("folder", ["operators", "components"])
-def test_every_file_of_the_table_is_an_entry(folder):
-    files = {path.stem for path in (ROOT / "benchmarks" / folder).glob("*.py")} - {"__init__"}
-    kind = [entry for entry in ENTRIES.values() if entry.kind == folder.removesuffix("s")]
-    assert len(files) == len(kind)
-    if folder == "operators":
-        assert files == {entry.name for entry in kind}
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_file_of_the_table_is_an_entry(kind):
+    files = {path.stem for path in (ROOT / "benchmarks" / KINDS[kind]).glob("*.py")} - {"__init__"}
+    mine = [entry.name for entry in ENTRIES.values() if entry.kind == kind]
+    assert len(files) == len(mine) + len(files & registry.ABSENT.keys())
+    if kind == "operator":
+        assert files == set(mine)

@@ -234,3 +234,5 @@ def test_wheel_and_sdist_hold_the_kernels(tmp_path):
         inside = path.relative_to(ROOT).as_posix()
         assert f"fastdet/{inside}" in wheel
         assert any(name.endswith(f"/{inside}") for name in sdist)
+    for path in (ROOT / "benchmarks" / "ledger").glob("*.json"):
+        assert f"fastdet/benchmarks/ledger/{path.name}" in wheel

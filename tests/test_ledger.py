@@ -16,7 +16,7 @@ if os.environ.get("TRITON_INTERPRET", "0") == "1":
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
-from benchmarks import bounds, ledger  # noqa: E402
+from benchmarks import bounds, difference, ledger  # noqa: E402
 from benchmarks.registry import ENTRIES, Entry  # noqa: E402
 from fastdet.kernels.launch import Launch  # noqa: E402
 
@@ -61,12 +61,15 @@ def test_grids_count_on_places_that_there_are(target):
 
 @triton.jit(do_not_specialize=["n"])
 def product_kernel(x_ptr, out_ptr, n, step, nothing_ptr, BLOCK: tl.constexpr,
-                   DOUBLE: tl.constexpr):
-    """A block's product with itself, in float64 on demand."""
+                   DOUBLE: tl.constexpr, DOT: tl.constexpr = True):
+    """A block's product with itself, in float64 or without matrix instructions on demand."""
     i = tl.arange(0, BLOCK)
     at = i[:, None] * BLOCK * step + i[None, :]
     x = tl.load(x_ptr + at, mask=(i < n)[:, None], other=0.0)
-    y = tl.dot(x, x)
+    if DOT:
+        y = tl.dot(x, x)
+    else:
+        y = x.to(tl.float32) * tl.sum(x.to(tl.float32), 1)[:, None]
     if DOUBLE:
         y = 1.0 / (y.to(tl.float64) + 0.1)
     tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty))
@@ -123,6 +126,19 @@ def test_facts_show_spills():
     _, facts = facts_of(tight, "sm_80")
     assert facts["spills"] > 0
     assert facts["stack"] > 0
+
+
+@pytest.mark.parametrize(("fault", "message"), [
+    ({}, ""), ({"DOT": False}, "lost its tensor-core path (HMMA)"),
+    ({"DOUBLE": 1}, "float64 instructions"), ({"maxnreg": 32}, "spills")],
+    ids=["none", "a lost dot", "a float64 constant", "a spill"])
+def test_a_fault_planted_in_a_kernel_is_found(fault, message):
+    plain = launch_of(torch.empty(64 * 64, dtype=torch.float16))
+    now = Launch(plain.kernel, plain.grid, plain.args, {**plain.options, **fault})
+    before, after = (facts_of(launch, "sm_80")[1] for launch in (plain, now))
+    found = gate(after, before, target="sm_80")
+    assert len(found) == bool(fault), found
+    assert all(message in line for line in found)
 
 
 def test_code_does_not_change_from_compilation_to_compilation(monkeypatch, tmp_path):
@@ -189,22 +205,60 @@ def test_files_keep_what_is_saved(monkeypatch, tmp_path):
     assert kept["targets"] == {"sm_90": {"a/fp32/b": GOOD, KEY: GOOD}, "gfx942": {KEY: GOOD}}
 
 
-def test_a_difference_is_read_in_one_line(tmp_path, capsys):
+def test_a_difference_is_read_in_one_line():
     moved = {**GOOD, "registers": 50, "tensor_core": {}, "code": "1"}
     assert ledger.changes({KEY: GOOD}, {KEY: GOOD}) == []
     assert ledger.changes({KEY: GOOD}, {KEY: moved}) == [
         f"{KEY}: registers 40 -> 50 (+25%), tensor_core.HGMMA 4 -> 0 (-100%), code"]
     assert ledger.changes({KEY: GOOD}, {"a": GOOD}) == ["a: new", f"{KEY}: gone"]
-    operator = "dyrelu"
+
+
+def test_another_ledger_is_a_column_and_what_is_worse_is_said(tmp_path, capsys):
+    operator, target = "dyrelu", "sm_90"
     recorded = ledger.load(operator)
-    assert ledger.print_diff(ledger.FOLDER, [operator], ledger.TARGETS) == 0
-    key, facts = next(iter(recorded["targets"]["sm_90"].items()))
-    recorded["targets"]["sm_90"][key] = {**facts, "spills": 8}
-    ledger.save(operator, recorded["targets"], recorded["triton"], tmp_path)
-    capsys.readouterr()
+    assert ledger.main(["--diff", str(ledger.FOLDER), "--operators", operator]) == 0
+    assert "0 differ above, 0 in their code alone" in capsys.readouterr().out
+    entries = recorded["targets"][target]
+    key, facts = next(iter(entries.items()))
+    other = {**entries, key: {**facts, "spills": 8, "registers": 255}}
+    ledger.save(operator, {target: other}, "9.1", tmp_path, {target: 12.3})
     assert ledger.main(["--diff", str(tmp_path), "--operators", operator]) == 1
-    assert capsys.readouterr().out == (
-        f"dyrelu sm_90 {key}: spills 0 -> 8\n1 differences\n")
+    said = capsys.readouterr().out
+    assert re.search(rf"^sm_90 +triton {recorded['triton']} +triton 9\.1$", said, re.M)
+    line = next(line for line in said.splitlines() if line.startswith(f"dyrelu {key}"))
+    assert f" {facts['registers']}r " in line
+    assert " 255r  8 spilled " in line
+    assert re.search(r"^dyrelu +12$", said, re.M), "the time to compile"
+    assert "worse under 9.1: 1\n" in said
+    assert f"  dyrelu sm_90 {key}: spills 0 -> 8, registers {facts['registers']} -> 255" in said
+    assert "sm_80" not in said, "a target that the other was not compiled for"
+    assert ledger.main(["--diff", str(tmp_path / "none"), "--operators", operator]) == 2
+    assert "holds no ledger of dyrelu" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("now", "phrase"), [
+    ({"spills": 3}, "spills 0 -> 3"), ({"f64": 1}, "float64 instructions 0 -> 1"),
+    ({"tensor_core": {"HMMA": 4}}, "matrix instructions HGMMA -> HMMA"),
+    ({"tensor_core": {}}, "matrix instructions HGMMA -> none"),
+    ({"registers": 46}, "registers 40 -> 46"),
+    ({"registers": 44}, "resident programs 12 -> 10 (registers)"),
+    ({"shared": 100 * 1024}, "resident programs 12 -> 2 (shared memory)"),
+    ({"shared": 228 * 1024}, "needs 233472 bytes of shared memory"),
+    ({"memory": {"LDG.64": 4}}, "widest access 128 -> 64 bits"), ({"code": "1"}, None)])
+def test_what_is_worse(now, phrase):
+    good = {**GOOD, "memory": {"LDG.128": 2}}
+    found = difference.worse(good, {**good, **now}, "sm_90")
+    assert found == [] if phrase is None else any(phrase in each for each in found), found
+
+
+def test_what_does_not_compile_is_a_fault_and_no_traceback(monkeypatch):
+    def refuses(*_args):
+        raise RuntimeError("PassManager::run failed")
+
+    monkeypatch.setattr(ledger, "compile_case", refuses)
+    entries, _, why = ledger.compile_job(("dyrelu", "p4_b2/fp32", "sm_90"))
+    assert entries == {}
+    assert why == "p4_b2/fp32 on sm_90 does not compile: RuntimeError: PassManager::run failed"
 
 
 @pytest.mark.parametrize(("facts", "target", "programs", "limiter"), [

@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import nightly
 from benchmarks.nightly import Step, run_steps
+from fastdet import cli
 
 
 def step(name, code, limit=60):
@@ -25,6 +26,12 @@ def test_the_worst_step_decides(tmp_path):
     assert "| Does it crash? | failed with -6 |" in said
     assert "| Is it done? | took more than 0 s |" in said
     assert run_steps([crash], tmp_path) == 1
+
+
+def test_it_is_a_command(capsys):
+    assert cli.main(["nightly", "--help"]) == 0
+    assert "usage: fastdet nightly" in capsys.readouterr().out
+    assert cli.main(["nightly", "--base", "/no/such/folder"]) == 2
 
 
 def test_what_it_runs(tmp_path, monkeypatch, capsys):

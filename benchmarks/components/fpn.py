@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from ..entry import Entry, against_reference
-from ..modules import make, run
+from ..modules import make, mmdetection, run
+
+_CONFIG = {"type": "FPN", "in_channels": [256, 512, 1024, 2048], "out_channels": 256,
+           "num_outs": 5}
+_MMDET, _ABSENT = mmdetection("neck", _CONFIG)
 
 ENTRY = Entry(
     name="fpn",
@@ -14,8 +18,8 @@ ENTRY = Entry(
         (1, 256, 80, 120), (1, 512, 40, 60), (1, 1024, 20, 30), (1, 2048, 10, 15)]}},
     tiny={"maps": [(1, 8, 9, 14), (1, 16, 5, 7)], "in_channels": [8, 16], "out_channels": 8,
           "num_outs": 3},
-    make=make("neck", {"type": "FPN", "in_channels": [256, 512, 1024, 2048],
-                       "out_channels": 256, "num_outs": 5}),
-    providers=against_reference(run),
+    make=make("neck", _CONFIG),
+    providers={**against_reference(run), **_MMDET},
+    absent=_ABSENT,
     dtypes=("fp32", "bf16"),
 )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from ..entry import Entry, against_reference
 from ..maps import IMAGES, sizes
-from ..modules import make, run
+from ..modules import make, mmdetection, run
+
+_CONFIG = {"type": "ResNet", "depth": 50}
+_MMDET, _ABSENT = mmdetection("backbone", _CONFIG)
 
 ENTRY = Entry(
     name="resnet_50",
@@ -12,7 +15,8 @@ ENTRY = Entry(
     shapes={"800x1344_b2": IMAGES},
     cpu=sizes((320, 480, 1), (160, 240, 1), (480, 720, 1), (160, 240, 4)),
     tiny={"maps": [(1, 3, 40, 64)], "depth": 18, "base_channels": 8},
-    make=make("backbone", {"type": "ResNet", "depth": 50}),
-    providers=against_reference(run),
+    make=make("backbone", _CONFIG),
+    providers={**against_reference(run), **_MMDET},
+    absent=_ABSENT,
     dtypes=("fp32", "bf16"),
 )

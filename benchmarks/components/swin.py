@@ -11,7 +11,7 @@ from fastdet.models.backbones.swin import ShiftWindowMSA
 
 from ..entry import Entry, Provider
 from ..maps import IMAGES, sizes
-from ..modules import make, run, swapped
+from ..modules import make, mmdetection, run, swapped
 from ..operators.window_attention import window_attention_eager, window_attention_sdpa
 
 
@@ -41,6 +41,9 @@ class _Sdpa(_Peer):
 
 _EAGER = swapped(ShiftWindowMSA, _Eager)
 
+_CONFIG = {"type": "SwinTransformer"}
+_MMDET, _ABSENT = mmdetection("backbone", _CONFIG)
+
 ENTRY = Entry(
     name="swin_t",
     kind="component",
@@ -48,13 +51,15 @@ ENTRY = Entry(
     cpu=sizes((320, 480, 1), (160, 240, 1), (480, 720, 1), (160, 240, 4)),
     tiny={"maps": [(1, 3, 30, 44)], "embed_dims": 32, "depths": (2, 2), "num_heads": (2, 4),
           "strides": (4, 2), "out_indices": (0, 1), "window_size": 4},
-    make=make("backbone", {"type": "SwinTransformer"}),
+    make=make("backbone", _CONFIG),
     providers={
         "eager": Provider(run, _EAGER),
         "compile": Provider(run, _EAGER, compiled=True),
         "sdpa": Provider(run, swapped(ShiftWindowMSA, _Sdpa)),
         "fastdet": Provider(run),
+        **_MMDET,
     },
+    absent=_ABSENT,
     dtypes=("fp32", "bf16"),
     kernels=("window_attention_",),
 )

@@ -34,12 +34,13 @@ def _work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int,
 
 ENTRY = Entry(
     name="carafe",
-    shapes={"fpn_c4_b2": {"B": 2, "C": 256, "H": 50, "W": 84, "k": 5, "groups": 1, "scale": 2}},
+    shapes={"fpn_c4_b2": {"B": 2, "C": 256, "H": 50, "W": 84, "k": 5, "groups": 1, "scale": 2},
+            "scale4_b2": {"B": 2, "C": 256, "H": 25, "W": 42, "k": 5, "groups": 1, "scale": 4}},
     cpu={"fpn_c5_b1": {"B": 1, "C": 256, "H": 25, "W": 42, "k": 5, "groups": 1, "scale": 2}},
     tiny={"B": 1, "C": 12, "H": 5, "W": 7, "k": 3, "groups": 2, "scale": 2},
     make=_make,
     providers=against_reference(_run),
     work=_work,
     kernels=("carafe_",),
-    ledger=("fpn_c4_b2/fp32", "fpn_c4_b2/bf16"),
+    ledger=("fpn_c4_b2/fp32", "fpn_c4_b2/bf16", "scale4_b2/fp32", "scale4_b2/bf16"),
 )

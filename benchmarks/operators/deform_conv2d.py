@@ -69,7 +69,8 @@ def _work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int,
 
 ENTRY = Entry(
     name="deform_conv2d",
-    shapes={**DYHEAD_LEVELS, "p4_b2_depthwise": {**DYHEAD_LEVELS["p4_b2"], "groups": 256}},
+    shapes={**DYHEAD_LEVELS, "p5_b2": {"B": 2, "C": 256, "H": 25, "W": 42},
+            "p4_b2_depthwise": {**DYHEAD_LEVELS["p4_b2"], "groups": 256}},
     cpu={"p5_b1": {"B": 1, "C": 256, "H": 25, "W": 42}},
     tiny={"B": 2, "C": 6, "H": 5, "W": 7, "groups": 2},
     make=_make,
@@ -80,5 +81,5 @@ ENTRY = Entry(
     },
     work=_work,
     kernels=("deform_conv2d_",),
-    ledger=("p4_b2/fp32", "p4_b2_depthwise/bf16", "p4_b2/bf16"),
+    ledger=("p4_b2/fp32", "p4_b2_depthwise/bf16", "p4_b2/bf16", "p5_b2/fp32", "p5_b2/bf16"),
 )

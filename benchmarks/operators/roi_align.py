@@ -14,8 +14,8 @@ from ..entry import Entry, Inputs, Provider, Work, normal
 STRIDES = (4, 8, 16, 32)
 
 
-def _make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W: int, N: int,
-          bins: int) -> Inputs:
+def make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W: int, N: int,
+         bins: int) -> Inputs:
     """``N`` regions of 16 to 512 pixels on images of H x W, as a region proposal network's."""
     size = torch.exp(torch.rand(N, 2) * 3.5 + 2.8)
     center = torch.rand(N, 2) * torch.tensor([W, H])
@@ -27,12 +27,12 @@ def _make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W
     return {**maps, "rois": rois, "bins": bins}
 
 
-def _maps(x: Inputs) -> list[Tensor]:
+def maps_of(x: Inputs) -> list[Tensor]:
     return [x[f"p{i + 2}"] for i in range(len(STRIDES))]
 
 
 def _eager(x: Inputs) -> Tensor:
-    return roi_align_reference(_maps(x), x["rois"], (x["bins"], x["bins"]),
+    return roi_align_reference(maps_of(x), x["rois"], (x["bins"], x["bins"]),
                                [1 / s for s in STRIDES])
 
 
@@ -41,7 +41,7 @@ def _torchvision(x: Inputs) -> Tensor:
 
     levels = roi_levels(x["rois"], len(STRIDES), 56)
     out = x["p2"].new_zeros(len(levels), x["p2"].shape[1], x["bins"], x["bins"])
-    for i, (feat, stride) in enumerate(zip(_maps(x), STRIDES)):
+    for i, (feat, stride) in enumerate(zip(maps_of(x), STRIDES)):
         mine = (levels == i).nonzero()[:, 0]
         out = out.index_put((mine,), roi_align(feat, x["rois"][mine].to(feat.dtype), x["bins"],
                                                1 / stride, aligned=True))
@@ -49,11 +49,11 @@ def _torchvision(x: Inputs) -> Tensor:
 
 
 def _fastdet(x: Inputs) -> Tensor:
-    return multi_level_roi_align(_maps(x), x["rois"], x["bins"], [1 / s for s in STRIDES])
+    return multi_level_roi_align(maps_of(x), x["rois"], x["bins"], [1 / s for s in STRIDES])
 
 
-def _work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int, N: int,
-          bins: int) -> Work:
+def work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int, N: int,
+         bins: int) -> Work:
     # The maps once, of which the regions may cover all, and the result; backward, the result's
     # gradient and the maps'. Some two samples a bin and axis, of four products and sums.
     maps = sum(-(-H // s) * -(-W // s) for s in STRIDES) * B * C
@@ -62,15 +62,15 @@ def _work(*, dtype: torch.dtype, backward: bool, B: int, C: int, H: int, W: int,
                 flops=(1 + backward) * out * 4 * 8)
 
 
-_IMAGE = {"B": 2, "C": 256, "H": 800, "W": 1344}
+IMAGE = {"B": 2, "C": 256, "H": 800, "W": 1344}
 
 ENTRY = Entry(
     name="roi_align",
-    shapes={"box_b2": {**_IMAGE, "N": 1024, "bins": 7}, "mask_b2": {**_IMAGE, "N": 256,
+    shapes={"box_b2": {**IMAGE, "N": 1024, "bins": 7}, "mask_b2": {**IMAGE, "N": 256,
                                                                     "bins": 14}},
     tiny={"B": 2, "C": 3, "H": 64, "W": 96, "N": 6, "bins": 2},
-    cpu={"box": {**_IMAGE, "B": 1, "N": 512, "bins": 7}},
-    make=_make,
+    cpu={"box_16": {**IMAGE, "B": 1, "H": 320, "W": 480, "N": 16, "bins": 7}},
+    make=make,
     providers={
         "eager": Provider(_eager, capturable=False),
         "fastdet": Provider(_fastdet),
@@ -79,7 +79,7 @@ ENTRY = Entry(
     },
     absent={} if binary_loads() else {"torchvision": "its own binary is not installed or does not "
                                       "fit this torch"},
-    work=_work,
+    work=work,
     kernels=("roi_align_",),
     ledger=("box_b2/fp32", "box_b2/bf16"),
 )

@@ -14,9 +14,11 @@ from fastdet.core.utils import all_reduce_dict
 from fastdet.mmcv.parallel import is_module_wrapper
 from fastdet.mmcv.runner import get_dist_info
 from fastdet.mmcv.runner.hooks import HOOKS, CosineAnnealingLrUpdaterHook, Hook
+from fastdet.mmcv.utils.misc import optional_import
 
 __all__ = ["BaseEMAHook", "CheckInvalidLossHook", "ExpMomentumEMAHook", "LinearMomentumEMAHook",
-           "SetEpochInfoHook", "SyncNormHook", "YOLOXLrUpdaterHook", "YOLOXModeSwitchHook"]
+           "MemoryProfilerHook", "SetEpochInfoHook", "SyncNormHook", "YOLOXLrUpdaterHook",
+           "YOLOXModeSwitchHook"]
 
 
 def _inner(model: Any) -> Any:
@@ -60,6 +62,36 @@ class SetEpochInfoHook(Hook):
     def before_train_epoch(self, runner: Any) -> None:
         """Tell it."""
         _inner(runner.model).set_epoch(runner.epoch)
+
+
+@HOOKS.register_module()
+class MemoryProfilerHook(Hook):
+    """Logs the memory of the host and of this process.
+
+    Args:
+        interval: iterations between two lines.
+
+    Raises:
+        ImportError: the package psutil is not installed.
+    """
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
+        self._psutil = optional_import("psutil", "MemoryProfilerHook")
+
+    def after_iter(self, runner: Any) -> None:
+        """Log, if it is time."""
+        if not self.every_n_iters(runner, self.interval):
+            return
+        memory, swap = self._psutil.virtual_memory(), self._psutil.swap_memory()
+        own = self._psutil.Process().memory_info().rss
+        told = [("available_memory", memory.available), ("used_memory", memory.used),
+                ("available_swap_memory", swap.free), ("used_swap_memory", swap.used),
+                ("current_process_memory", own)]
+        lines = [f"{name}: {round(value / 2**20)} MB" for name, value in told]
+        lines.insert(2, f"memory_utilization: {memory.percent} %")
+        lines.insert(5, f"swap_memory_utilization: {swap.percent} %")
+        runner.logger.info(f"Memory information {', '.join(lines)}")
 
 
 class BaseEMAHook(Hook):

@@ -14,12 +14,13 @@ from torch import nn
 from fastdet.core.evaluation import get_classes
 from fastdet.datasets import replace_ImageToTensor
 from fastdet.datasets.pipelines import Compose
+from fastdet.mmcv.image import imread
 from fastdet.mmcv.parallel import collate, scatter
 from fastdet.models import build_detector
 from fastdet.runner import load_checkpoint
 from fastdet.utils import Config
 
-__all__ = ["async_inference_detector", "inference_detector", "init_detector",
+__all__ = ["LoadImage", "async_inference_detector", "inference_detector", "init_detector",
            "show_result_pyplot"]
 
 
@@ -62,6 +63,18 @@ def init_detector(config: Any, checkpoint: str | None = None, device: Any = "cud
         model.CLASSES = classes
     model.cfg = config
     return model.to(device).eval()
+
+
+class LoadImage:
+    """The first step of older test pipelines: reads ``img``, a file, or takes it, an array."""
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        given = results["img"]
+        name = given if isinstance(given, str) else None
+        img = imread(given) if isinstance(given, str) else given
+        results.update(filename=name, ori_filename=name, img=img, img_fields=["img"],
+                       img_shape=img.shape, ori_shape=img.shape)
+        return results
 
 
 def _batch(model: Any, imgs: list[Any]) -> dict[str, Any]:

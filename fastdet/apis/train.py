@@ -24,7 +24,6 @@ from fastdet.mmcv.runner import (
 )
 
 from .eval_hooks import DistEvalHook, EvalHook
-from .fsdp import ShardedEvalHook, check_fsdp, shard_detector, shard_optimizer
 from .utils import build_ddp, build_dp, compat_cfg, find_latest_checkpoint, get_root_logger
 
 __all__ = ["auto_scale_lr", "init_random_seed", "set_random_seed", "train_detector"]
@@ -84,6 +83,8 @@ def train_detector(model: nn.Module, dataset: Any, cfg: Any, distributed: bool =
     optimizer = build_optimizer(wrapped, cfg.optimizer)
     checkpoint_config = cfg.get("checkpoint_config")
     if cfg.get("fsdp"):
+        from .fsdp import shard_optimizer  # a torch without torch.distributed has no FSDP
+
         shard_optimizer(optimizer)
         checkpoint_config = checkpoint_config and {**checkpoint_config,
                                                    "type": "ShardedCheckpointHook"}
@@ -126,6 +127,8 @@ def _wrapped(model: Any, cfg: Any, distributed: bool) -> Any:
     if cfg.get("fsdp"):
         if not distributed:
             raise ValueError("fsdp shards weights over several processes; start them by torchrun")
+        from .fsdp import check_fsdp, shard_detector
+
         check_fsdp(cfg)
         settings = cfg.fsdp if isinstance(cfg.fsdp, dict) else {}
         return shard_detector(model, device, local_rank, **settings)
@@ -148,5 +151,8 @@ def _eval_hook(cfg: Any, distributed: bool) -> EvalHook:
     loader = build_dataloader(build_dataset(cfg.data.val, dict(test_mode=True)), **loader_cfg)
     settings = dict(cfg.get("evaluation", {}))
     settings["by_epoch"] = cfg.runner["type"] != "IterBasedRunner"
-    hook = ShardedEvalHook if cfg.get("fsdp") else DistEvalHook if distributed else EvalHook
-    return hook(loader, **settings)
+    if cfg.get("fsdp"):
+        from .fsdp import ShardedEvalHook
+
+        return ShardedEvalHook(loader, **settings)
+    return (DistEvalHook if distributed else EvalHook)(loader, **settings)

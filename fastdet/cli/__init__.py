@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastdet.cli import convert, verify
+from fastdet.cli import bench, convert, verify
 from fastdet.cli import run as run_command
 from fastdet.cli.arguments import add_demo, add_detect, add_test, add_train
 from fastdet.cli.errors import CliError, first_line
@@ -90,9 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     run_command.add(commands)
     verify.add(commands)
     convert.add(commands)
-    # Its options are the suite's, whose table of entries takes a while to import.
-    commands.add_parser("bench", help="time every operator and component beside its peers",
-                        add_help=False)
+    for name, purpose in bench.COMMANDS.items():
+        commands.add_parser(name, help=purpose, add_help=False)
     return parser
 
 
@@ -109,9 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = os.environ.get("FASTDET_DEBUG", "0") == "1"
     try:
         argv = list(sys.argv[1:] if argv is None else argv)
-        if argv[:1] == ["bench"]:
-            from fastdet.cli import bench
-            return bench.run(argv[1:])
+        if argv and argv[0] in bench.COMMANDS:
+            return bench.run(argv[0], argv[1:])
         args = _parser().parse_args(argv)
         # A command is imported when it is asked for: --help needs neither models nor matplotlib.
         return importlib.import_module(f"fastdet.cli.{args.module}").run(args)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from fastdet.utils import DictAction
 
 __all__ = ["add_demo", "add_detect", "add_test", "add_train"]
+
+
+def _score(text: str) -> float:
+    """A score, from 0 to 1."""
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f"a score is a number from 0 to 1, got {text!r}")
+    return score
 
 
 def _job(parser: Any) -> None:
@@ -26,9 +38,9 @@ def add_detect(commands: Any) -> None:
     detect = commands.add_parser(
         "detect", help="find objects in images, draw them and write them down",
         description="Run a detector on images, or on all images in folders (video frames in the "
-        "order of their names). Pictures with boxes, masks and labels go to --out, with "
-        "detections.json in COCO's result format and images.json with the images and classes "
-        "that it is about.",
+        "order of their names and numbers). Pictures with boxes, masks and labels go to --out, "
+        "with detections.json in COCO's result format and images.json with the images and "
+        "classes that it is about.",
         epilog="example: fastdet detect street.jpg --config mask_rcnn_r50_fpn_1x_coco.py "
         "--checkpoint mask_rcnn_r50_fpn_1x_coco.pth --out street")
     detect.add_argument("images", nargs="+", metavar="IMAGE", help="image files and folders")
@@ -38,7 +50,7 @@ def add_detect(commands: Any) -> None:
                         help="the detector's weights")
     detect.add_argument("--out", metavar="DIR", default="out/detect",
                         help="folder for the results (default: %(default)s)")
-    detect.add_argument("--score-thr", type=float, default=0.3, metavar="X",
+    detect.add_argument("--score-thr", type=_score, default=0.3, metavar="X",
                         help="what scores less is neither drawn nor written (default: "
                         "%(default)s)")
     detect.add_argument("--device", metavar="DEVICE",
@@ -91,7 +103,8 @@ def add_test(commands: Any) -> None:
                       help="an MMDetection 2.x config; it is read, not executed")
     test.add_argument("checkpoint", metavar="CHECKPOINT", help="the detector's weights")
     test.add_argument("--eval", nargs="+", metavar="METRIC",
-                      help="bbox, segm, proposal, proposal_fast for COCO; mAP, recall for VOC")
+                      help="bbox, segm, proposal, proposal_fast for COCO; PQ for its panoptic "
+                      "form; cityscapes; mAP, recall for VOC; mAP for Open Images")
     test.add_argument("--eval-options", nargs="+", action=DictAction, metavar="KEY=VALUE",
                       help="for the data set's evaluate, such as classwise=True")
     test.add_argument("--format-only", action="store_true",
@@ -99,7 +112,7 @@ def add_test(commands: Any) -> None:
                       "--eval-options jsonfile_prefix=FILES")
     test.add_argument("--out", metavar="FILE.pkl", help="write the results to a file")
     test.add_argument("--show-dir", metavar="DIR", help="draw every result into a folder")
-    test.add_argument("--show-score-thr", type=float, default=0.3, metavar="X",
+    test.add_argument("--show-score-thr", type=_score, default=0.3, metavar="X",
                       help="what scores less is not drawn (default: %(default)s)")
     test.add_argument("--gpu-collect", action="store_true",
                       help="gather results by the process group rather than by files")

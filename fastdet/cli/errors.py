@@ -16,8 +16,12 @@ def first_line(error: BaseException) -> str:
     """An error's message on one line; torch's go on for many."""
     # str() of a KeyError is the repr of its message.
     plain = isinstance(error, KeyError) and len(error.args) == 1 and isinstance(error.args[0], str)
-    text = str(error.args[0] if plain else error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    lines = str(error.args[0] if plain else error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    if lines[0].startswith("Caught ") and " in DataLoader worker " in lines[0]:
+        return lines[-1]  # behind the worker's traceback
+    return lines[0]
 
 
 def require(module: str, package: str) -> ModuleType:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastdet.cli.console import note
 from fastdet.cli.errors import CliError, first_line
-from fastdet.cli.job import needs, quiet, read_config, start, with_loaders
+from fastdet.cli.job import (
+    load_weights,
+    needs,
+    output_folder,
+    quiet,
+    read_config,
+    start,
+    with_loaders,
+)
 from fastdet.cli.model import USER_ERRORS
 
 __all__ = ["run"]
@@ -25,11 +34,14 @@ def _check(args: argparse.Namespace) -> None:
         raise CliError(f"--out must be a .pkl file, got {args.out}")
     if not Path(args.checkpoint).is_file():
         raise CliError(f"there is no checkpoint {args.checkpoint}")
+    for option, path in (("--out", args.out and Path(args.out).parent),
+                         ("--show-dir", args.show_dir)):
+        if path:
+            output_folder(Path(path), option)
 
 
 def _model(cfg: Any, checkpoint: str, classes: Any) -> Any:
     from fastdet.models import build_detector
-    from fastdet.runner import load_checkpoint
 
     if "pretrained" in cfg.model:
         cfg.model.pretrained = None
@@ -40,12 +52,7 @@ def _model(cfg: Any, checkpoint: str, classes: Any) -> Any:
         model: Any = build_detector(cfg.model, test_cfg=cfg.get("test_cfg"))
     except USER_ERRORS as e:
         raise CliError(f"the detector cannot be built: {first_line(e)}") from e
-    try:
-        meta = load_checkpoint(model, checkpoint, map_location="cpu", strict=True).get("meta", {})
-    except (*USER_ERRORS,) as e:
-        told = first_line(e)
-        raise CliError(told if checkpoint in told else f"{checkpoint}: {told}") from e
-    model.CLASSES = meta.get("CLASSES") or classes
+    model.CLASSES = load_weights(model, checkpoint).get("CLASSES") or classes
     return model
 
 
@@ -61,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from fastdet.mmcv.fileio import dump
     from fastdet.mmcv.runner import get_dist_info, wrap_fp16_model
 
+    if "total_epochs" not in cfg:
+        cfg.setdefault("runner", dict(type="EpochBasedRunner", max_epochs=1))  # it is not run
     cfg = with_loaders(cfg)
     loader_cfg = {**dict(samples_per_gpu=1, workers_per_gpu=2), **cfg.data.test_dataloader}
     with quiet():
@@ -71,16 +80,24 @@ def run(args: argparse.Namespace) -> int:
         except USER_ERRORS as e:
             raise CliError(f"the data set cannot be built: {first_line(e)}") from e
         model = _model(cfg, args.checkpoint, dataset.CLASSES)
+    known = getattr(dataset, "METRICS", None)
+    for metric in args.eval or ():  # before the images are looked at, which takes its time
+        if known is not None and metric not in known:
+            raise CliError(f"--eval {metric}: {type(dataset).__name__} knows {', '.join(known)}")
     loader = build_dataloader(dataset, dist=distributed, shuffle=False, **loader_cfg)
     if cfg.get("fp16") is not None:
         wrap_fp16_model(model)
     if distributed:
         wrapped = build_ddp(model, cfg.device, broadcast_buffers=False,
                             device_ids=[int(os.environ.get("LOCAL_RANK", 0))])
-        results = multi_gpu_test(wrapped, loader, args.tmpdir, args.gpu_collect)
+        test: Any = partial(multi_gpu_test, wrapped, loader, args.tmpdir, args.gpu_collect)
     else:
         wrapped = build_dp(model, cfg.device, device_ids=cfg.gpu_ids)
-        results = single_gpu_test(wrapped, loader, False, args.show_dir, args.show_score_thr)
+        test = partial(single_gpu_test, wrapped, loader, False, args.show_dir, args.show_score_thr)
+    try:
+        results = test()
+    except (OSError, ValueError) as e:
+        raise CliError(f"the test stopped: {first_line(e)}") from e
     if get_dist_info()[0] != 0 or results is None:
         return 0
     note("")

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fastdet.cli.errors import CliError, first_line
-from fastdet.cli.job import needs, quiet, read_config, start, with_loaders
+from fastdet.cli.job import needs, output_folder, quiet, read_config, start, with_loaders
 from fastdet.cli.model import USER_ERRORS, addresses
+from fastdet.utils import UnknownTypeError
 
 __all__ = ["run"]
 
@@ -45,6 +46,9 @@ def _datasets(cfg: Any) -> list[Any]:
             sets.append(build_dataset(val))
     except USER_ERRORS as e:
         raise CliError(f"the data set cannot be built: {first_line(e)}") from e
+    if not all(map(len, sets)):
+        raise CliError("the data set has no image to train on: none that is large enough and, "
+                       "unless filter_empty_gt=False, has objects of its classes")
     return sets
 
 
@@ -54,17 +58,13 @@ def run(args: argparse.Namespace) -> int:
     cfg = read_config(args.config, args.cfg_options)
     distributed = start(args, cfg)
     from fastdet.apis import get_root_logger, init_random_seed, set_random_seed, train_detector
-    from fastdet.apis.fsdp import check_fsdp
     from fastdet.apis.utils import collect_env
     from fastdet.mmcv.runner import get_dist_info
     from fastdet.version import __version__
 
     work_dir = Path(args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}")
     cfg.work_dir = str(work_dir)
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise CliError(f"cannot write to {work_dir}: {e.strerror}") from None
+    output_folder(work_dir, "--work-dir")
     if args.resume_from is not None:
         if not Path(args.resume_from).is_file():
             raise CliError(f"there is no checkpoint {args.resume_from}")
@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         if not distributed:
             raise CliError("--fsdp shards weights over several processes; start them by "
                            "torchrun --nproc_per_node=N -m fastdet train ...")
+        from fastdet.apis.fsdp import check_fsdp
+
         try:
             check_fsdp(cfg)
         except ValueError as e:
@@ -106,6 +108,12 @@ def run(args: argparse.Namespace) -> int:
         cfg.checkpoint_config.meta = dict(mmdet_version=f"2.26.0+fastdet{__version__}",
                                           CLASSES=model.CLASSES)
     meta = dict(env_info=env, config=cfg.pretty_text, seed=seed, exp_name=Path(args.config).name)
-    train_detector(model, datasets, cfg, distributed=distributed, validate=not args.no_validate,
-                   timestamp=timestamp, meta=meta)
+    if cfg.get("fp16") is None:  # whose scaler sees to losses that overflow
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()),
+                            dict(type="CheckInvalidLossHook", interval=1)]
+    try:
+        train_detector(model, datasets, cfg, distributed=distributed,
+                       validate=not args.no_validate, timestamp=timestamp, meta=meta)
+    except (OSError, ValueError, FloatingPointError, UnknownTypeError) as e:
+        raise CliError(f"the training stopped: {first_line(e)}") from e
     return 0

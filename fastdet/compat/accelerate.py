@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -106,10 +107,18 @@ def _has_hooks(module: nn.Module) -> bool:
         "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"))
 
 
-def _objection(module: nn.Module, family: Family) -> str | None:
+def _device_of(module: nn.Module) -> torch.device | None:
+    return next((t.device for t in chain(module.parameters(), module.buffers())), None)
+
+
+def _objection(module: nn.Module, family: Family, device: torch.device, force: bool
+               ) -> str | None:
     """Why a module that looks known is left alone."""
     if family.refuses:
         return family.refuses
+    if family.cpu and device.type == "cpu" and not force:
+        return (f"{family.operator} brings nothing on a CPU (measured: {family.cpu}); force=True "
+                "swaps it all the same, device='cuda' for a model that is yet to move")
     try:
         bypassed = family.fits(module)
     except Refusal as e:
@@ -122,7 +131,8 @@ def _objection(module: nn.Module, family: Family) -> str | None:
     return None
 
 
-def accelerate(model: nn.Module, fold: bool = False) -> Accelerated:
+def accelerate(model: nn.Module, fold: bool = False, device: torch.device | str | None = None,
+               force: bool = False) -> Accelerated:
     """Swap the modules of a built model that fastdet has a faster form of, in place.
 
     Known are the window attention of MMDetection's 2.x and 3.x, timm's, torchvision's and
@@ -130,12 +140,15 @@ def accelerate(model: nn.Module, fold: bool = False) -> Accelerated:
     ``DeformConv2d``, ``RoIAlign`` and ``MultiScaleRoIAlign``: by class and by structure; a
     subclass of one is not it. Outputs and gradients stay equal, to rounding; an input for which a
     module has a form of its own (attention maps that are asked for, a map that does not divide
-    into timm's windows) takes the module's own path.
+    into timm's windows) takes the module's own path. Where a swap was measured to bring nothing on
+    the device, which today is the attentions on a CPU, the module is left alone.
 
     Args:
         model: any module, the whole of it or a part.
         fold: also fold batch norms into the convolutions before them, and lay the weights of
             convolutions channels last; for inference alone.
+        device: where the model will run (default: where it is).
+        force: also swap what brings nothing there.
 
     Returns:
         What was done and what was not; ``undo()`` takes it back.
@@ -143,6 +156,7 @@ def accelerate(model: nn.Module, fold: bool = False) -> Accelerated:
     Raises:
         TypeError: ``model`` is not a module.
         ValueError: ``fold`` for a model that is in training mode.
+        RuntimeError: there is no such kind of device.
 
     Example:
         >>> import fastdet, torch
@@ -156,11 +170,13 @@ def accelerate(model: nn.Module, fold: bool = False) -> Accelerated:
         raise ValueError("accelerate: fold=True makes a model for inference; call model.eval() "
                          "first")
     done = Accelerated(model)
+    given = None if device is None else torch.device(device)
+    usual = _device_of(model) or torch.device("cpu")
     for name, module in model.named_modules():
         family = _family(type(module))
         if family is None:
             continue
-        reason = _objection(module, family)
+        reason = _objection(module, family, given or _device_of(module) or usual, force)
         if reason is not None:
             done.left[name] = reason
             continue

@@ -18,6 +18,9 @@ __all__ = ["channels_last", "fold"]
 
 _Undo = list[Callable[[], None]]
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+#: Those of other packages, by the module and name under which they are defined.
+_FROZEN = ("torchvision.ops.misc", "FrozenBatchNorm2d")
+_WITH_ACT = ("timm.layers.norm_act", "BatchNormAct2d")
 
 
 class _Children(fx.Tracer):
@@ -25,6 +28,21 @@ class _Children(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+
+def _parts(module: Any) -> tuple[_BatchNorm, nn.Module] | None:
+    """A batch norm and what its module does after it; ``None`` for any other module."""
+    kind = type(module)
+    if kind in _NORMS:
+        return module, nn.Identity()
+    if (kind.__module__, kind.__qualname__) == _WITH_ACT:
+        plain = type(module.drop) is nn.Identity
+        return module, module.act if plain else nn.Sequential(module.drop, module.act)
+    if (kind.__module__, kind.__qualname__) == _FROZEN:
+        norm = nn.BatchNorm2d(module.weight.numel(), module.eps).to(module.weight)
+        norm.load_state_dict(module.state_dict(), strict=False)
+        return norm.eval(), nn.Identity()
+    return None
 
 
 def _pairs(parent: nn.Module) -> list[tuple[str, str]] | None:
@@ -48,15 +66,16 @@ def _pairs(parent: nn.Module) -> list[tuple[str, str]] | None:
             and len(before.users) == 1 and called[node.target] == called[before.target] == 1]
 
 
-def _objection(conv: nn.Module, norm: _BatchNorm, uses: Counter[int]) -> str | None:
+def _objection(conv: nn.Module, module: nn.Module, norm: _BatchNorm, uses: Counter[int]
+               ) -> str | None:
     if type(conv) is not nn.Conv2d:
         return f"a {type(conv).__name__} stands before it"
     if not norm.track_running_stats or norm.running_mean is None:
         return "it keeps no statistics"
-    if uses[id(conv)] > 1 or uses[id(norm)] > 1:
+    if uses[id(conv)] > 1 or uses[id(module)] > 1:
         return "it or its convolution is used in several places"
-    for module in (conv, norm):
-        if any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre",
+    for one in (conv, module):
+        if any(getattr(one, f"_{kind}_hooks") for kind in ("forward", "forward_pre",
                                                               "backward", "backward_pre")):
             return "it or its convolution has hooks"
     return None
@@ -75,34 +94,35 @@ def fold(model: nn.Module) -> tuple[list[str], dict[str, str], _Undo]:
     """Fold every batch norm that takes a 2-D convolution's result and nothing else does.
 
     Returns:
-        Names of the norms that are an identity now, the others with the reason, and what takes it
-        back.
+        Names of the norms that are part of the convolution now, the others with the reason, and
+        what takes it back.
     """
     folded: list[str] = []
     left: dict[str, str] = {}
     undo: _Undo = []
     uses = Counter(id(m) for parent in model.modules() for m in parent._modules.values())
     for prefix, parent in list(model.named_modules()):
-        norms = [name for name, child in parent._modules.items() if type(child) in _NORMS]
+        norms = {name: parts for name, child in parent._modules.items()
+                 if child is not None and (parts := _parts(child))}
         if not norms:
             continue
         pairs = _pairs(parent)
         before = {norm: conv for conv, norm in pairs or []}
-        for name in norms:
-            norm, full = parent._modules[name], f"{prefix}.{name}".lstrip(".")
+        for name, (norm, rest) in norms.items():
+            full = f"{prefix}.{name}".lstrip(".")
             if pairs is None:
                 left[full] = "what it follows is not known: the forward around it does not trace"
                 continue
-            conv = parent._modules.get(before.get(name, ""))
-            assert isinstance(norm, _BatchNorm)
+            module, conv = parent._modules[name], parent._modules.get(before.get(name, ""))
+            assert module is not None
             reason = "no convolution stands before it" if conv is None else \
-                _objection(conv, norm, uses)
+                _objection(conv, module, norm, uses)
             if reason is not None or conv is None:
                 left[full] = reason or ""
                 continue
-            undo.append(_put_back(parent, name, norm, conv, conv.weight, conv.bias))
+            undo.append(_put_back(parent, name, module, conv, conv.weight, conv.bias))
             fuse_conv_bn(nn.Sequential(conv, norm))
-            parent._modules[name] = nn.Identity()
+            parent._modules[name] = rest
             folded.append(full)
     return folded, left, undo
 

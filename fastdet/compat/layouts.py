@@ -208,11 +208,40 @@ _RESNET = r"(?:conv1|bn1|layer\d+\.\d+\.(?:conv\d|bn\d|downsample\.\d))\.\w+"
 _HEADS = ("backbone|neck|bbox_head|rpn_head|roi_head|mask_head|panoptic_head|panoptic_fusion_head|"
           "semantic_head|segm_head|mask_feat_head|query_head|teacher|student|model_ema|ema_module")
 
+_PREPROCESSOR = Rule("normalisation of images is the pipeline's", r"data_preprocessor\..*", None)
+
+
+def _detr(*more: Rule) -> tuple[Rule, ...]:
+    """Rules for MMDetection 3.x, where encoder and decoder left the head's transformer."""
+    layer, to = r"(encoder|decoder)\.layers\.(\d+)", "bbox_head.transformer.{0}.layers.{1}"
+    return (
+        _PREPROCESSOR,
+        Rule("self-attention is a layer's first", rf"{layer}\.self_attn\.(.+)",
+             to + ".attentions.0.{2}"),
+        Rule("cross-attention is its second", rf"{layer}\.cross_attn\.(.+)",
+             to + ".attentions.1.{2}"),
+        Rule("its network", rf"{layer}\.ffn\.(.+)", to + ".ffns.0.{2}"),
+        Rule("its norms", rf"{layer}\.norms\.(.+)", to + ".norms.{2}"),
+        Rule("the decoder's norm", r"decoder\.post_norm\.(\w+)",
+             "bbox_head.transformer.decoder.post_norm.{0}"),
+        Rule("queries are the head's", r"query_embedding\.(\w+)",
+             "bbox_head.query_embedding.{0}"),
+        *more,
+        Rule("names that 2.x has, too", r"((?:backbone|neck|bbox_head)\..*)", "{0}"),
+    )
+
+
+#: What Deformable DETR calls otherwise.
+_DEFORMABLE = {"reference_points_fc": "reference_points", "memory_trans_fc": "enc_output",
+               "memory_trans_norm": "enc_output_norm", "pos_trans_fc": "pos_trans",
+               "pos_trans_norm": "pos_trans_norm"}
+
 #: The layouts by name; the first that fits is taken.
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
     Layout("mmdet3", "a detector of MMDetection 3.x", (
-        Rule("normalisation of images is the pipeline's", r"data_preprocessor\..*", None),
-        Rule("names that 2.x has, too", rf"((?:{_HEADS})\..*)", "{0}"),
+        _PREPROCESSOR,
+        # Transformers within a head have other names there (MaskFormer, Mask2Former).
+        Rule("names that 2.x has, too", rf"((?:{_HEADS})\.(?!.*\.(?:self|cross)_attn\.).*)", "{0}"),
     ), (r"data_preprocessor\.",)),
     Layout("mmdet2", "a detector of MMDetection 2.x or 3.x", (
         Rule("names stay", rf"((?:{_HEADS})\..*)", "{0}"),
@@ -301,6 +330,14 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
         Rule("heads go: their anchors and the order of their classes are others",
              r"(rpn|roi_heads|head)\..*", None),
     ), (r"backbone\.body\.",)),
+    Layout("mmdet3-detr", "DETR of MMDetection 3.x", _detr(
+        Rule("the neck projects in the head", r"neck\.convs\.0\.conv\.(\w+)",
+             "bbox_head.input_proj.{0}")),
+        (r"encoder\.layers", r"bbox_head\.fc_cls", "!level_embed")),
+    Layout("mmdet3-deformable_detr", "Deformable DETR of MMDetection 3.x", _detr(
+        Rule("embeddings of levels", "level_embed", "bbox_head.transformer.level_embeds"),
+        *(Rule("layers around the decoder", rf"{old}\.(\w+)", f"bbox_head.transformer.{new}.{{0}}")
+          for old, new in _DEFORMABLE.items())), (r"encoder\.layers", "level_embed")),
 )}
 
 

@@ -16,12 +16,14 @@ RENAMED = {
 }
 
 #: Names that MMDetection has in a module whose counterpart stands too low to have them here.
+_EVAL_HOOKS = dict.fromkeys(("DistEvalHook", "EvalHook"), "fastdet.apis.eval_hooks")
 ELSEWHERE = {
+    "mmdet.core.evaluation": _EVAL_HOOKS,
     "mmdet.core": {
-        **dict.fromkeys(("DistEvalHook", "EvalHook"), "fastdet.apis.eval_hooks"),
+        **_EVAL_HOOKS,
         **dict.fromkeys(("CheckInvalidLossHook", "ExpMomentumEMAHook", "LinearMomentumEMAHook",
-                         "SetEpochInfoHook", "SyncNormHook", "YOLOXLrUpdaterHook",
-                         "YOLOXModeSwitchHook"), "fastdet.apis.hooks"),
+                         "MemoryProfilerHook", "SetEpochInfoHook", "SyncNormHook",
+                         "YOLOXLrUpdaterHook", "YOLOXModeSwitchHook"), "fastdet.apis.hooks"),
         **dict.fromkeys(("auto_fp16", "force_fp32", "wrap_fp16_model"), "fastdet.runner"),
     },
 }

@@ -19,7 +19,7 @@ from fastdet.mmcv.utils.misc import optional_import
 from fastdet.utils.numpy_names import mended
 
 from .builder import DATASETS
-from .coco import METRICS, CocoDataset
+from .coco import CocoDataset
 
 __all__ = ["CityscapesDataset"]
 
@@ -40,6 +40,7 @@ class CityscapesDataset(CocoDataset):
 
     CLASSES = data_set("cityscapes")
     PALETTE = data_set("cityscapes", "palette")
+    METRICS = ("cityscapes", *CocoDataset.METRICS)
 
     def _filter_imgs(self, min_size: int = 32) -> list[int]:
         ids = self.img_ids
@@ -136,7 +137,7 @@ class CityscapesDataset(CocoDataset):
             KeyError: a metric is unknown.
             ValueError: there are no files of ground truth for ``'cityscapes'``.
         """
-        metrics = self._metrics(metric, ("cityscapes", *METRICS))
+        metrics = self._metrics(metric)
         found: dict[str, Any] = {}
         if "cityscapes" in metrics:
             found.update(self._evaluate_cityscapes(results, outfile_prefix, logger))

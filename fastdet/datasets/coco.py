@@ -22,13 +22,11 @@ from fastdet.mmcv.fileio import dump, load
 from .builder import DATASETS
 from .custom import CustomDataset
 
-__all__ = ["METRICS", "CocoDataset"]
+__all__ = ["CocoDataset"]
 
 #: Where COCOeval's summary has each number.
 _PLACES = {"mAP": 0, "mAP_50": 1, "mAP_75": 2, "mAP_s": 3, "mAP_m": 4, "mAP_l": 5, "AR@100": 6,
            "AR@300": 7, "AR@1000": 8, "AR_s@1000": 9, "AR_m@1000": 10, "AR_l@1000": 11}
-#: What :meth:`CocoDataset.evaluate` knows.
-METRICS = ("bbox", "segm", "proposal", "proposal_fast")
 _RECALLS = ("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
 _PRECISIONS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 
@@ -43,6 +41,7 @@ class CocoDataset(CustomDataset):
 
     CLASSES: Any = data_set("coco")
     PALETTE: Any = data_set("coco", "palette")
+    METRICS: tuple[str, ...] = ("bbox", "segm", "proposal", "proposal_fast")
 
     def load_annotations(self, ann_file: str) -> list[dict[str, Any]]:
         """What the file holds of every image.
@@ -181,14 +180,12 @@ class CocoDataset(CustomDataset):
         if len(results) != len(self):
             raise ValueError(f"there are {len(results)} results for {len(self)} images")
 
-    @staticmethod
-    def _metrics(metric: Any, allowed: tuple[str, ...] = METRICS) -> list[str]:
-        """The metrics that are asked for, which must be allowed."""
+    def _metrics(self, metric: Any) -> list[str]:
+        """The metrics that are asked for, which must be known."""
         metrics = [metric] if isinstance(metric, str) else list(metric)
         for name in metrics:
-            if name not in allowed:
-                raise KeyError(f"metric {name} is not supported, only {', '.join(allowed[:-1])} "
-                               f"and {allowed[-1]}")
+            if name not in self.METRICS:
+                raise KeyError(f"metric {name} is not supported, only {', '.join(self.METRICS)}")
         return metrics
 
     def format_results(self, results: Any, jsonfile_prefix: str | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastdet.core.evaluation.class_names import data_set
-from fastdet.core.evaluation.panoptic_utils import INSTANCE_OFFSET, VOID, id2rgb
+from fastdet.core.evaluation.panoptic_utils import segments_of
 from fastdet.core.evaluation.report import say, text_table
 from fastdet.mmcv.fileio import dump, load
 from fastdet.mmcv.image import imwrite
@@ -49,6 +49,7 @@ class CocoPanopticDataset(CocoDataset):
     THING_CLASSES = data_set("coco_panoptic", "thing_classes")
     STUFF_CLASSES = data_set("coco_panoptic", "stuff_classes")
     PALETTE = data_set("coco_panoptic", "palette")
+    METRICS = ("PQ", "pq", "bbox", "segm", "proposal")
 
     def __init__(self, ann_file: str, pipeline: list[Any], ins_ann_file: str | None = None,
                  classes: Any = None, data_root: str | None = None, img_prefix: str = "",
@@ -120,14 +121,12 @@ class CocoPanopticDataset(CocoDataset):
         folder = osp.join(osp.dirname(outfile_prefix), "panoptic")
         records = []
         for img_id, info, pan in zip(self.img_ids, self.data_infos, results):
-            nothing = pan % INSTANCE_OFFSET == len(self.CLASSES)
-            found, areas = np.unique(pan[~nothing], return_counts=True)
+            png, found = segments_of(pan, len(self.CLASSES))
             segments = []
-            for segment, area in zip(found.tolist(), areas.tolist()):
-                category = self.cat_ids[segment % INSTANCE_OFFSET]
+            for segment, label, area in found:
+                category = self.cat_ids[label]
                 segments.append(dict(id=segment, category_id=category, area=area,
                                      isthing=self.categories[category]["isthing"]))
-            png = id2rgb(np.where(nothing, VOID, pan))
             imwrite(png[..., ::-1], osp.join(folder, info["segm_file"]))
             records.append(dict(image_id=img_id, segments_info=segments,
                                 file_name=info["segm_file"]))
@@ -215,9 +214,7 @@ class CocoPanopticDataset(CocoDataset):
             KeyError: a metric is unknown.
             ValueError: results or ``ins_ann_file`` are missing for a metric.
         """
-        given = [metric] if isinstance(metric, str) else list(metric)
-        metrics = self._metrics(["PQ" if name == "pq" else name for name in given],
-                                ("PQ", "bbox", "segm", "proposal"))
+        metrics = ["PQ" if name == "pq" else name for name in self._metrics(metric)]
         files, folder = self.format_results(results, jsonfile_prefix)
         prefix = jsonfile_prefix if folder is None else osp.join(folder.name, "results")
         found: dict[str, Any] = {}

@@ -45,6 +45,8 @@ class CustomDataset(Dataset):
 
     CLASSES: Any = None
     PALETTE: Any = None
+    #: What :meth:`evaluate` knows.
+    METRICS: tuple[str, ...] = ("mAP", "recall")
 
     def __init__(self, ann_file: str, pipeline: list[Any], classes: Any = None,
                  data_root: str | None = None, img_prefix: str = "",
@@ -212,14 +214,13 @@ class CustomDataset(Dataset):
         return self._mean_ap(results, annotations, thrs, logger, scale_ranges=scale_ranges,
                              dataset=self.CLASSES)
 
-    @staticmethod
-    def _one_metric(metric: Any, allowed: tuple[str, ...] = ("mAP", "recall")) -> str:
+    def _one_metric(self, metric: Any) -> str:
         if not isinstance(metric, str):
             if len(metric) != 1:
                 raise ValueError(f"one metric at a time, got {metric}")
             metric = metric[0]
-        if metric not in allowed:
-            raise KeyError(f"metric {metric} is not supported, only {', '.join(allowed)}")
+        if metric not in self.METRICS:
+            raise KeyError(f"metric {metric} is not supported, only {', '.join(self.METRICS)}")
         return metric
 
     @staticmethod

@@ -70,6 +70,7 @@ class OpenImagesDataset(CustomDataset):
         ValueError: a file has another ending, or ``hierarchy_file`` is missing.
     """
 
+    METRICS = ("mAP",)
     #: Ending of ``hierarchy_file``.
     _HIERARCHY = ".json"
 
@@ -330,7 +331,7 @@ class OpenImagesDataset(CustomDataset):
             KeyError: the metric is unknown.
             ValueError: sizes of images are missing, or there are not as many thresholds.
         """
-        self._one_metric(metric, ("mAP",))
+        self._one_metric(metric)
         annotations = [self.get_ann_info(i) for i in range(len(self))]
         levels = self.get_image_level_ann(self.image_level_ann_file) \
             if self.load_image_level_labels else None

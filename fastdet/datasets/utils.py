@@ -7,9 +7,10 @@ import warnings
 from typing import Any
 
 from .builder import PIPELINES
+from .num_class_check import NumClassCheckHook
 from .pipelines import LoadAnnotations, LoadImageFromFile, LoadPanopticAnnotations
 
-__all__ = ["get_loading_pipeline", "replace_ImageToTensor"]
+__all__ = ["NumClassCheckHook", "get_loading_pipeline", "replace_ImageToTensor"]
 
 
 def replace_ImageToTensor(pipelines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -43,11 +43,12 @@ class _Config(NamedTuple):
 def _config(kind: str, channels: int, kernel_size: int, scale: int) -> _Config:
     """Tiles of one kernel, ``fwd``, ``x`` or ``mask``, so that 16 warps fit a multiprocessor.
 
-    The forward has all channels of a group where 256 hold them: a softmax is then done once. 16
-    pixels at least are a sector of 16-bit numbers. Threads have 8 elements of [channels, pixels],
-    and of [taps, lanes] no more than 32.
+    Only 8 do of ``x`` at scale 4 in float32, whose accumulators 128 registers do not hold. The
+    forward has all channels of a group where 256 hold them: a softmax is then done once. 16 pixels
+    at least are a sector of 16-bit numbers. Threads have 8 elements of [channels, pixels], and of
+    [taps, lanes] no more than 32.
     """
-    most = {"fwd": 256, "x": 64 if scale == 4 else 128, "mask": 128}[kind]
+    most = {"fwd": 256, "x": 32 if scale == 4 else 128, "mask": 128}[kind]
     block_c = min(next_power_of_2(channels, 16), most)
     block_p = min(max(16, 2048 // block_c), 32)
     warps = block_p * block_c // 256

@@ -65,7 +65,7 @@ def _part(x_ptr, share, top, left, offs_c, mask_c, H, W, C: tl.constexpr):
 
 
 @triton.jit
-def _sample(x_ptr, top, left, fy, fx, m, offs_c, mask_c, H, W, C: tl.constexpr):
+def sample(x_ptr, top, left, fy, fx, m, offs_c, mask_c, H, W, C: tl.constexpr):
     """Columns ``[BLOCK_P, BLOCK_C]`` of one tap in fp32: the image between its pixels, times m."""
     v = _part(x_ptr, m * (1 - fy) * (1 - fx), top, left, offs_c, mask_c, H, W, C)
     v += _part(x_ptr, m * (1 - fy) * fx, top, left + 1, offs_c, mask_c, H, W, C)
@@ -97,7 +97,7 @@ def _columns_by_weight(
                                           P, H, W, KW, TAPS, DH, DW, HAS_MASK)
             for c in range(0, RUN, BLOCK_C):
                 mask_c = c + offs_c < RUN
-                columns = _sample(x_ptr, top, left, fy, fx, m, first + c + offs_c, mask_c, H, W, C)
+                columns = sample(x_ptr, top, left, fy, fx, m, first + c + offs_c, mask_c, H, W, C)
                 if LONE:
                     own = (run + c + offs_c) // (CG // PACK) == lone
                     columns = tl.where(own[None, :], columns, 0.0)
@@ -194,14 +194,14 @@ def deform_conv2d_depthwise_fwd_kernel(
         top, left, fy, fx, m = _place(offset_ptr, mask_ptr, p, real, y, x, tap, dg, P, H, W, KW,
                                       TAPS, DH, DW, HAS_MASK)
         w = tl.load(weight_ptr + tap * C + offs_c, mask=mask_c, other=0.0).to(tl.float32)
-        out += _sample(x_ptr, top, left, fy, fx, m, offs_c, mask_c, H, W, C) * w[None, :]
+        out += sample(x_ptr, top, left, fy, fx, m, offs_c, mask_c, H, W, C) * w[None, :]
     if HAS_BIAS:
         out += tl.load(bias_ptr + offs_c, mask=mask_c, other=0.0).to(tl.float32)[None, :]
     _store_pixels(out_ptr, out, p, real, offs_c, mask_c, P, C, CHANNELS_LAST)
 
 
 @triton.jit
-def _column_grad(x_ptr, dx_ptr, scale, g, top, left, fy, fx, m, dy, dx, dm, offs_c, mask_c, H, W,
+def column_grad(x_ptr, dx_ptr, scale, g, top, left, fy, fx, m, dy, dx, dm, offs_c, mask_c, H, W,
                  C: tl.constexpr, NEEDS_X: tl.constexpr, NEEDS_PLACE: tl.constexpr,
                  FIXED: tl.constexpr):
     """Pass the gradient ``g`` ``[BLOCK_P, BLOCK_C]`` of columns on.
@@ -317,7 +317,7 @@ def deform_conv2d_bwd_data_kernel(
                                                BLOCK_P, BLOCK_O, BLOCK_C)
                         g = tl.where((channel // (CG // PACK) == lone)[None, :], part, g)
             g = tl.where(mask_c[None, :], g, 0.0)  # a NaN of grad times no weight is one, too
-            dy, dx, dm = _column_grad(x_ptr, dx_ptr, scale, g, top, left, fy, fx, m, dy, dx, dm,
+            dy, dx, dm = column_grad(x_ptr, dx_ptr, scale, g, top, left, fy, fx, m, dy, dx, dm,
                                       first + c + offs_c, mask_c, H, W, C, NEEDS_X, NEEDS_PLACE,
                                       FIXED)
     if NEEDS_PLACE:
@@ -366,12 +366,12 @@ def deform_conv2d_depthwise_bwd_kernel(
         dout = tl.load(grad_ptr + p[:, None] * C + offs_c[None, :],
                        mask=real[:, None] & mask_c[None, :], other=0.0).to(tl.float32)
         if NEEDS_WEIGHT:
-            columns = _sample(x_ptr, top, left, fy, fx, m, offs_c, mask_c, H, W, C)
+            columns = sample(x_ptr, top, left, fy, fx, m, offs_c, mask_c, H, W, C)
             at = (tile.to(tl.int64) * TAPS + tap) * C + offs_c
             tl.store(dweight_ptr + at, tl.sum(columns * dout, 0), mask=mask_c)
         if NEEDS_X or NEEDS_PLACE:
             w = tl.load(weight_ptr + tap * C + offs_c, mask=mask_c, other=0.0).to(tl.float32)
-            dy, dx, dm = _column_grad(x_ptr, dx_ptr, scale, dout * w[None, :], top, left, fy, fx, m,
+            dy, dx, dm = column_grad(x_ptr, dx_ptr, scale, dout * w[None, :], top, left, fy, fx, m,
                                       dy, dx, dm, offs_c, mask_c, H, W, C, NEEDS_X, NEEDS_PLACE,
                                       FIXED)
     if NEEDS_PLACE:
@@ -416,7 +416,7 @@ def deform_conv2d_bwd_weight_kernel(
         top, left, fy, fx, m = _place(
             offset_ptr + image * offset_stride, mask_ptr + image * mask_stride, p, real, y, x, tap,
             first // CD, P, H, W, KW, TAPS, DH, DW, HAS_MASK)
-        columns = _sample(x_ptr + image * (H * W * C), top, left, fy, fx, m, first + offs_c, mask_c,
+        columns = sample(x_ptr + image * (H * W * C), top, left, fy, fx, m, first + offs_c, mask_c,
                           H, W, C)
         dout = tl.load(grad_ptr + image * (P * O) + p[:, None] * O + offs_o[None, :],
                        mask=real[:, None] & mask_o[None, :], other=0.0)

@@ -90,7 +90,7 @@ def _beginning(t: Tensor, size: tuple[int, int]) -> Tensor:
     return t.flatten(1)[:, :t.shape[1] * size[0] * size[1]].reshape(*t.shape[:2], *size)
 
 
-class _Config(NamedTuple):
+class Config(NamedTuple):
     block_p: int  # output pixels of a tile
     block_o: int  # output channels
     block_c: int  # input channels
@@ -98,7 +98,7 @@ class _Config(NamedTuple):
     num_stages: int
 
 
-def _config(kind: str, run: int, og: int, dtype: torch.dtype) -> _Config:
+def tile_config(kind: str, run: int, og: int, dtype: torch.dtype) -> Config:
     """Tile and launch options of one kernel; ``kind`` is its name.
 
     ``fwd`` and ``bwd_weight`` sample again for every tile of output channels, so that these are as
@@ -110,19 +110,52 @@ def _config(kind: str, run: int, og: int, dtype: torch.dtype) -> _Config:
     if kind.startswith("depthwise"):
         wide = kind == "depthwise_fwd" and dtype != torch.float32
         warps = 4 if kind == "depthwise_fwd" else 8
-        return _Config(32, 1, min(128 if wide else 64, next_power_of_2(run)), warps, 2)
+        return Config(32, 1, min(128 if wide else 64, next_power_of_2(run)), warps, 2)
     if dtype == torch.float32:
         if kind == "fwd":
-            return _Config(64, min(128, o), min(16 if o >= 128 else 32, c), 8, 2)
+            return Config(64, min(128, o), min(16 if o >= 128 else 32, c), 8, 2)
         if kind == "bwd_data":
-            return _Config(64, 16, min(64, c), 8 if c >= 64 else 4, 2)
-        return _Config(16, min(128, o), min(64, c), 8 if o >= 128 else 4, 2)
+            return Config(64, 16, min(64, c), 8 if c >= 64 else 4, 2)
+        return Config(16, min(128, o), min(64, c), 8 if o >= 128 else 4, 2)
     if kind == "fwd":
         o, c = min(256, o), min(64, c)
-        return _Config(128 if o == 128 else 64, o, c, 8 if o >= 128 else 4, 2)
+        return Config(128 if o == 128 else 64, o, c, 8 if o >= 128 else 4, 2)
     if kind == "bwd_data":
-        return _Config(64, min(64, o), min(64, c), 8 if c >= 64 else 4, 2)
-    return _Config(64, min(256, o), min(64, c), 8 if o >= 128 else 4, 2)
+        return Config(64, min(64, o), min(64, c), 8 if c >= 64 else 4, 2)
+    return Config(64, min(256, o), min(64, c), 8 if o >= 128 else 4, 2)
+
+
+def _resident(dtype: torch.dtype) -> int:
+    """Programs of ``fwd``, and of ``bwd_weight``, on a multiprocessor of sm_90, by the ledger."""
+    return 2 if dtype == torch.float32 else 1
+
+
+def _fitted(config: Config, shape: _Shape, blocks: int, places: int) -> Config:
+    """Smaller tiles of pixels where the last wave of a small map would leave most places empty.
+
+    Args:
+        config: of tiles of 64 or 128 pixels, which Hopper's matrix instructions want.
+        shape: of the call.
+        blocks: programs that share a tile of pixels.
+        places: programs that run at the same time.
+    """
+    def time(c: Config) -> int:
+        return -(-shape.tiles(c) * blocks // places) * c.block_p
+
+    small = min((config._replace(block_p=n) for n in (64, 32) if n < config.block_p), key=time,
+                default=config)
+    return small if time(small) < 0.9 * time(config) else config
+
+
+def _splits(tiles: int, blocks: int, places: int) -> int:
+    """Into how many parts the weight's gradient divides the tiles: those that fill whole waves.
+
+    Two waves at most, or three parts: each is a partial sum as large as the weight.
+    """
+    def time(n: int) -> int:
+        return -(-blocks * n // places) * -(-tiles // n)
+
+    return min(range(1, max(1, min(tiles, max(2 * places // blocks, 3))) + 1), key=time)
 
 
 class _Shape(NamedTuple):
@@ -150,11 +183,11 @@ class _Shape(NamedTuple):
         """Channels that share a group and a deform group."""
         return math.gcd(self.C // self.groups, self.C // self.deform_groups)
 
-    def tiles(self, config: _Config) -> int:
+    def tiles(self, config: Config) -> int:
         """Tiles of output pixels."""
         return self.B * -(-self.oh * self.ow // config.block_p)
 
-    def sizes(self, config: _Config) -> tuple[int, ...]:
+    def sizes(self, config: Config) -> tuple[int, ...]:
         return self.tiles(config), self.oh * self.ow, self.ow, self.H, self.W
 
     def channels(self) -> dict[str, int]:
@@ -231,12 +264,13 @@ def _forward(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bia
     options |= {"HAS_BIAS": int(bias is not None),
                 "CHANNELS_LAST": int(memory_format == torch.channels_last)}
     if shape.depthwise:
-        config = _config("depthwise_fwd", shape.C // deform_groups, 1, x.dtype)
+        config = tile_config("depthwise_fwd", shape.C // deform_groups, 1, x.dtype)
         tiles = deform_groups * -(-shape.C // deform_groups // config.block_c)
         run = kernel.deform_conv2d_depthwise_fwd_kernel
     else:
-        config = _config("fwd", shape.run, shape.O // shape.groups, x.dtype)
+        config = tile_config("fwd", shape.run, shape.O // shape.groups, x.dtype)
         tiles = shape.groups * -(-shape.O // shape.groups // config.block_o)
+        config = _fitted(config, shape, tiles, num_sms(x.device) * _resident(x.dtype))
         options |= {"PACK": shape.pack, "PRECISION": dot_precision(x.dtype),
                     "BLOCK_O": config.block_o}
         run = kernel.deform_conv2d_fwd_kernel
@@ -282,7 +316,7 @@ def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weig
     strides = (offset.stride(0), 0 if mask is None else mask.stride(0))
     options = _options(stride, padding, dilation, shape, mask)
 
-    def run(name: str, programs: int, config: _Config, *tensors: Tensor,
+    def run(name: str, programs: int, config: Config, *tensors: Tensor,
             extra: tuple[int, ...] = (), **more: Any) -> None:
         launch(getattr(kernel, f"deform_conv2d_{name}_kernel"), (programs,), *inputs, *tensors,
                *shape.sizes(config), *strides, *extra, **options, **more, BLOCK_P=config.block_p,
@@ -299,22 +333,22 @@ def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weig
     needs: dict[str, Any] = {"NEEDS_X": int(needs_x), "NEEDS_PLACE": int(needs_place),
                              "FIXED": int(fixed)}
     if shape.depthwise:
-        config = _config("depthwise_bwd", shape.C // deform_groups, 1, dtype)
+        config = tile_config("depthwise_bwd", shape.C // deform_groups, 1, dtype)
         tiles = shape.tiles(config)
         partial = partial_sums((tiles, shape.taps, shape.C), device, needs_weight)
         run("depthwise_bwd", tiles * deform_groups * shape.taps, config, packed, grad, scale, dx,
             doffset, dmask, partial, NEEDS_WEIGHT=int(needs_weight), **needs)
     else:
         if needs_x or needs_place:
-            config = _config("bwd_data", shape.run, shape.O // shape.groups, dtype)
+            config = tile_config("bwd_data", shape.run, shape.O // shape.groups, dtype)
             run("bwd_data", shape.tiles(config) * deform_groups * shape.taps, config, packed, grad,
                 scale, dx, doffset, dmask, PACK=shape.pack, PRECISION=dot_precision(dtype),
                 BLOCK_O=config.block_o, **needs)
         if needs_weight:
-            config = _config("bwd_weight", shape.run, shape.O // shape.groups, dtype)
+            config = tile_config("bwd_weight", shape.run, shape.O // shape.groups, dtype)
             blocks = (shape.taps * (shape.C // shape.run) * -(-shape.run // config.block_c)
                       * -(-shape.O // shape.groups // config.block_o))
-            splits = max(1, min(shape.tiles(config), -(-2 * num_sms(device) // blocks)))
+            splits = _splits(shape.tiles(config), blocks, num_sms(device) * _resident(dtype))
             partial = partial_sums((splits, *packed.shape), device)
             run("bwd_weight", blocks * splits, config, grad, partial, extra=(splits,),
                 PRECISION=dot_precision(dtype), BLOCK_O=config.block_o)

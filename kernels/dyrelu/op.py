@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..common import dtype_reason
 from ..dispatch import Reason, use_triton
 from ..launch import launch
@@ -22,7 +23,7 @@ def can_run_dyrelu(x: Tensor, coeffs: Tensor) -> Reason | None:
     return dtype_reason(x, coeffs)
 
 
-@torch.library.custom_op("fastdet::dyrelu", mutates_args=())
+@operator("dyrelu", "(Tensor x, Tensor coeffs) -> Tensor")
 def _forward(x: Tensor, coeffs: Tensor) -> Tensor:
     from .kernel import dyrelu_fwd_kernel
 
@@ -38,7 +39,7 @@ def _(x: Tensor, coeffs: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("fastdet::dyrelu_backward", mutates_args=())
+@operator("dyrelu_backward", "(Tensor grad, Tensor x, Tensor coeffs) -> (Tensor, Tensor)")
 def _backward(grad: Tensor, x: Tensor, coeffs: Tensor) -> tuple[Tensor, Tensor]:
     from .kernel import dyrelu_bwd_kernel
 

@@ -193,21 +193,27 @@ def _table(spatial_shapes: Sequence[tuple[int, int]], rows: int, L: int, device:
     cannot be saved for a backward pass.
     """
     on_gpu = device.type == "cuda"
-    keep = not (tracing() or torch.is_inference_mode_enabled()
-                or (on_gpu and torch.cuda.is_current_stream_capturing()))
+    if tracing() or torch.is_inference_mode_enabled() or (
+            on_gpu and torch.cuda.is_current_stream_capturing()):
+        return _fresh_table(spatial_shapes, rows, L, device)
     key = (tuple(map(tuple, spatial_shapes)), rows, L, device,
-           torch.cuda.current_stream(device) if on_gpu else None) if keep else None
-    if key in _tables:
-        return _tables[key]
+           torch.cuda.current_stream(device) if on_gpu else None)
+    tables = _tables.get(key)
+    if tables is None:
+        tables = _fresh_table(spatial_shapes, rows, L, device)
+        if len(_tables) >= _MOST_TABLES:
+            _tables.clear()
+        _tables[key] = tables
+    return tables
+
+
+def _fresh_table(spatial_shapes: Sequence[tuple[int, int]], rows: int, L: int,
+                 device: torch.device) -> tuple[Tensor, Tensor]:
     if len(spatial_shapes) != L:
         raise ValueError(f"{NAME}: spatial_shapes must hold {L} levels, as sampling_locations "
                          f"does, got {spatial_shapes}")
     tables = level_table(spatial_shapes, device)
     _check_tables(*tables, rows, L)
-    if key is not None:
-        if len(_tables) >= _MOST_TABLES:
-            _tables.clear()
-        _tables[key] = tables
     return tables
 
 

@@ -182,10 +182,8 @@ def batched_nms_padded(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou
     triton = use_triton("nms", boxes.device, can_run_nms(boxes))
     stays = (_triton if triton else _torch)(boxes, group, by_group, float(iou_threshold), offset,
                                             max(max_num, 0))
-    size = min(n, max_num) if max_num > 0 else n
-    place = stays.cumsum(1)
-    count = stays.sum(1).clamp(max=size)
-    wanted = torch.arange(1, size + 1, device=boxes.device)
-    at = torch.searchsorted(place, wanted.expand(len(place), -1).contiguous())
-    keep = rank.gather(1, at.clamp(max=max(n - 1, 0)))
-    return keep.masked_fill(wanted > count[:, None], 0), count
+    size = torch.sym_min(n, max_num) if max_num > 0 else n  # min() would guard on it
+    # What stays moves up to its place among the kept; the rest shares one place behind them.
+    place = torch.where(stays, stays.cumsum(1) - 1, size).clamp(max=size)
+    keep = rank.new_zeros(rank.shape[0], size + 1).scatter(1, place, rank)[:, :size]
+    return keep, stays.sum(1).clamp(max=size)

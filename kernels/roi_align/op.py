@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autograd import operator
 from ..dispatch import Reason, tracing, use_triton
 from ..launch import launch
 from .cpu import roi_align_cpu, roi_align_cpu_backward
@@ -47,7 +48,11 @@ def _channels(c: int, most: int) -> int:
     return max(16, min(most, 1 << (c - 1).bit_length()))
 
 
-@torch.library.custom_op("fastdet::roi_align", mutates_args=())
+@operator(
+    "roi_align",
+    "(Tensor[] feats, Tensor rois, Tensor? levels, float[] scales, SymInt bins_y, SymInt bins_x, "
+    "SymInt sampling_ratio, bool maximum, bool aligned, float finest_scale, bool triton) "
+    "-> (Tensor, Tensor, Tensor)")
 def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: list[float],
              bins_y: int, bins_x: int, sampling_ratio: int, maximum: bool, aligned: bool,
              finest_scale: float, triton: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +98,8 @@ def _(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: list[flo
             out.new_empty((2, *out.shape) if maximum else (0,), dtype=dtype))
 
 
-@torch.library.custom_op("fastdet::roi_align_backward", mutates_args=())
+@operator("roi_align_backward", "(Tensor grad, Tensor geometry, Tensor found, SymInt[] sizes, "
+          "bool[] channels_last, bool triton) -> Tensor[]")
 def _backward(grad: Tensor, geometry: Tensor, found: Tensor, sizes: list[int],
               channels_last: list[bool], triton: bool) -> list[Tensor]:
     shapes = [(sizes[i], sizes[i + 1], sizes[i + 2]) for i in range(0, len(sizes), 3)]
@@ -112,7 +118,8 @@ def _backward(grad: Tensor, geometry: Tensor, found: Tensor, sizes: list[int],
     geometry = geometry[order]
     grad, found = (t.flatten(-2).transpose(-1, -2).contiguous() if t.numel() else t
                    for t in (grad, found))
-    block_c = _channels(c, 32 if found.numel() else 64)
+    # Of maxima, whose places differ from channel to channel, 64 bytes of a pixel.
+    block_c = _channels(c, 64 // grad.dtype.itemsize if found.numel() else 64)
     for level, ((_, h, w), last) in enumerate(zip(shapes, channels_last)):
         dx = torch.empty((b, c, h, w), dtype=grad.dtype, device=grad.device,
                          memory_format=torch.channels_last if last else torch.contiguous_format)

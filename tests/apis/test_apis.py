@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,9 +18,12 @@ from fastdet.apis import (  # noqa: E402
     show_result_pyplot,
 )
 from fastdet.apis.utils import (  # noqa: E402
+    AvoidCUDAOOM,
+    AvoidOOM,
     compat_cfg,
     find_latest_checkpoint,
     replace_cfg_vals,
+    split_batch,
     update_data_root,
 )
 from fastdet.cli import main  # noqa: E402
@@ -110,6 +114,44 @@ def test_detect_and_test_commands(trained, tmp_path, capsys):
     assert (tmp_path / "r.pkl").exists()
 
 
+def test_frames_are_in_the_order_of_their_numbers(trained, tmp_path, capsys):
+    """One of them cannot be read: the others' results are there all the same."""
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for i in (10, 2, 1):
+        shutil.copy(trained / "val/0000.png", frames / f"frame_{i}.png")
+    (frames / "frame_3.png").write_bytes(b"no image")
+    assert main(["detect", str(frames), "--config", str(trained / "tiny.py"), "--checkpoint",
+                 str(trained / "work/epoch_1.pth"), "--out", str(tmp_path / "out"), "--device",
+                 "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "frame_3.png: 8 bytes that OpenCV cannot decode" in error
+    assert "1 of 4 files could not be read" in error
+    images = json.loads((tmp_path / "out/images.json").read_text())["images"]
+    assert [(i["id"], i["file_name"].rpartition("_")[2]) for i in images] == [
+        (1, "1.png"), (2, "2.png"), (4, "10.png")]
+    assert (tmp_path / "out/detections.json").exists()
+
+
+def test_averages_beside_weights_do_not_hinder(trained, tmp_path, capsys):
+    """A checkpoint of a training with ExpMomentumEMAHook has weights ``ema_...``, too."""
+    checkpoint = torch.load(trained / "work/epoch_1.pth", weights_only=True)
+    checkpoint["state_dict"]["ema_backbone_conv1_weight"] = torch.zeros(1)
+    torch.save(checkpoint, tmp_path / "ema.pth")
+    assert main(["test", str(trained / "tiny.py"), str(tmp_path / "ema.pth"), "--format-only",
+                 "--show-dir", str(tmp_path / "shown"), "--show-score-thr", "0", "--device",
+                 "cpu"]) == 0
+    drawn, plain = (cv2.imread(str(folder / "0000.png"))
+                    for folder in (tmp_path / "shown", trained / "val"))
+    assert (drawn != plain).any()
+    checkpoint["state_dict"]["head.weight"] = checkpoint["state_dict"].pop(
+        "ema_backbone_conv1_weight")
+    torch.save(checkpoint, tmp_path / "more.pth")
+    assert main(["test", str(trained / "tiny.py"), str(tmp_path / "more.pth"), "--format-only",
+                 "--device", "cpu"]) == 0
+    assert "unexpected key in source state_dict: head.weight" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["detect", "no.png", "--config", "C", "--checkpoint", "W"], "no image file no.png"),
     (["detect", "C", "--config", "C", "--checkpoint", "W"], "cannot read the image"),
@@ -124,12 +166,34 @@ def test_detect_and_test_commands(trained, tmp_path, capsys):
     (["train", "C", "--cfg-options", "model.pretrained=torchvision://resnet18"],
      "--allow-download"),
     (["train", "C", "--auto-scale-lr"], "base_batch_size"),
+    (["detect", "V", "--config", "C", "--checkpoint", "W", "--out", "V"], "would overwrite"),
+    (["detect", "V", "--config", "C", "--checkpoint", "W", "--score-thr", "nan"], "from 0 to 1"),
+    (["detect", "V", "--config", "C", "--checkpoint", "W", "--out", "C"], "cannot make the folder"),
+    (["detect", "V", "--config", "C", "--checkpoint", "W", "--cfg-options",
+      "model.bbox_head.num_classes=7"], "not of this detector: size mismatch for bbox_head.retina"),
+    (["detect", "V", "--config", "C", "--checkpoint", "W", "--cfg-options", "data.test=None"],
+     "no data.test.pipeline"),
+    (["test", "C", "W", "--eval", "mIoU"], "--eval mIoU: CocoDataset knows bbox, segm"),
+    (["test", "C", "W", "--out", "C/r.pkl"], "cannot make the folder"),
+    (["test", "C", "W", "--eval", "bbox", "--cfg-options", "data.test.img_prefix=/none"],
+     "No such file or directory: '/none/0000.png'"),
+    (["train", "C", "--cfg-options", "optimizer.lr=1e30"], "the loss is not finite in iteration 2: "
+     "loss_cls, loss_bbox, loss; the batch's images are"),
+    (["train", "C", "--cfg-options", "model.bbox_head.num_classes=2"], "a class from 0 to 1"),
+    (["train", "C", "--cfg-options", "data.train.ann_file=E"], "no image to train on"),
+    (["train", "C", "--cfg-options", "optimizer.type=SDG"], "did you mean SGD"),
+    (["train", "C", "--cfg-options", "data.workers_per_gpu=1", "data.train.img_prefix=/none"],
+     "FileNotFoundError: [Errno 2] No such file or directory: '/none/"),
 ])
 def test_what_is_wrong_is_told_in_one_line(trained, arguments, message, capsys, tmp_path,
                                            monkeypatch):
     monkeypatch.chdir(tmp_path)
+    empty = tmp_path / "empty.json"
+    annotations = json.loads((trained / "train/annotations.json").read_text())
+    empty.write_text(json.dumps({**annotations, "annotations": []}))
     paths = {"C": str(trained / "tiny.py"), "W": str(trained / "work/epoch_1.pth"),
-             "V": str(trained / "val")}
+             "V": str(trained / "val"), "C/r.pkl": str(trained / "tiny.py/r.pkl"),
+             "data.train.ann_file=E": f"data.train.ann_file={empty}"}
     extra = [] if "--eval" not in arguments and arguments[0] == "test" else ["--device", "cpu"]
     assert main([*(paths.get(a, a) for a in arguments), *extra]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -153,6 +217,35 @@ def test_old_forms_of_configs(monkeypatch):
     assert cfg.data.train.ann_file == "/mnt/a.json"
 
 
+def test_batches_of_two_kinds():
+    groups = split_batch(torch.arange(3), [dict(tag="a"), dict(tag="b"), dict(tag="a")],
+                         dict(gt_labels=["x", "y", "z"]))
+    assert list(groups) == ["a", "b"]
+    assert groups["a"]["img"].tolist() == [0, 2]
+    assert groups["a"]["gt_labels"] == ["x", "z"]
+    assert groups["b"]["img_metas"] == [dict(tag="b")]
+
+
+def test_a_function_out_of_memory_runs_with_less():
+    tries = []
+
+    def hungry(x):
+        tries.append(x.dtype)
+        if len(tries) < 3:
+            raise torch.OutOfMemoryError
+        return {"double": 2 * x}
+
+    out = AvoidCUDAOOM.retry_if_cuda_oom(hungry)(torch.ones(2))["double"]
+    assert tries == [torch.float32, torch.float32, torch.float16]
+    assert out.dtype == torch.float32
+    assert out.tolist() == [2, 2]
+    tries.clear()
+    AvoidOOM(test=True).retry_if_cuda_oom(lambda x: tries.append(x.dtype))(torch.ones(1))
+    assert tries == [torch.float16, torch.float32]
+    with pytest.raises(ValueError, match="no tensor among its arguments"):
+        AvoidOOM(test=True).retry_if_cuda_oom(len)([1])
+
+
 def test_pictures_and_palettes():
     img = np.full((40, 60, 3), 128, np.uint8)
     boxes, labels = np.array([[5, 5, 30, 30, 0.9], [8, 8, 20, 20, 0.1]]), np.array([1, 0])
@@ -167,7 +260,7 @@ def test_pictures_and_palettes():
     nothing = imshow_det_bboxes(img, np.zeros((0, 5)), np.zeros(0, int), show=False)
     assert (nothing == img).all()
     assert get_palette("random", 2) == [(102, 179, 92), (14, 106, 71)]
-    assert get_palette("coco", 80)[1] == (119, 11, 32)
+    assert get_palette("coco", 80)[1] == get_palette(((1, 2, 3), (119, 11, 32)), 2)[1]
     with pytest.raises(ValueError, match="20 colours for 21"):
         get_palette("voc", 21)
     with pytest.raises(ValueError, match=r"labels \[n\]"):

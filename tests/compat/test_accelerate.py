@@ -5,6 +5,7 @@ import importlib.util
 import io
 import logging
 import pickle
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -120,7 +121,7 @@ def test_outputs_and_gradients_stay(name):
     seen = []
     model.register_forward_hook(lambda *_: seen.append(1))
     before = run(model, x)
-    done = fastdet.accelerate(model)
+    done = fastdet.accelerate(model, force=True)
     assert len(done.swapped) >= 2, str(done)
     assert not done.left, str(done)
     with pytest.MonkeyPatch.context() as patch:
@@ -156,7 +157,7 @@ def count_calls(patch):
 
 def test_a_pickle_holds_what_was_swapped():
     model = torchvision_swin().eval()
-    fastdet.accelerate(model)
+    fastdet.accelerate(model, force=True)
     again = pickle.loads(pickle.dumps(model))
     x = torch.randn(1, 3, 16, 16)
     assert torch.equal(model(x), again(x))
@@ -168,7 +169,7 @@ def test_inputs_that_a_module_has_its_own_form_for_take_it():
     model = timm_swin(strict_img_size=False).double().eval()
     x = torch.randn(1, 3, 28, 36, dtype=torch.float64)  # 14 x 18 tokens, windows of 4
     before = model(x)
-    fastdet.accelerate(model)
+    fastdet.accelerate(model, force=True)
     same([[before]], [[model(x)]])
 
 
@@ -176,14 +177,14 @@ def test_attention_maps_that_are_asked_for_are_there():
     model = hf_swin(attn_implementation="eager").double().eval()
     x = torch.randn(1, 3, 30, 30, dtype=torch.float64)
     before = model(x, output_attentions=True).attentions
-    fastdet.accelerate(model)
+    fastdet.accelerate(model, force=True)
     after = model(x, output_attentions=True).attentions
     assert len(after) == 2
     same([before], [after], 0)
     model = hf_pvt().double().eval()
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     before = model(x, output_attentions=True).attentions
-    fastdet.accelerate(model)
+    fastdet.accelerate(model, force=True)
     same([before], [model(x, output_attentions=True).attentions], 0)
 
 
@@ -197,13 +198,13 @@ def test_what_is_left_and_why():
     kind = models.swin_transformer.ShiftedWindowAttention
     second = [m for m in model.modules() if type(m) is kind][1]
     second.qkv = nn.Sequential(second.qkv)
-    done = fastdet.accelerate(model)
+    done = fastdet.accelerate(model, force=True)
     assert set(done.left.values()) == {"its qkv is a Sequential, not a Linear"}
     assert len(done.swapped) == 3
     assert str(done).startswith("3 modules swapped, 0 batch norms folded, 0 convolutions")
     model = timm_swin()
     model.layers[0].blocks[0].attn.register_forward_hook(lambda *_: None)
-    assert fastdet.accelerate(model).left == {
+    assert fastdet.accelerate(model, force=True).left == {
         "layers.0.blocks.0": "its attn has hooks, which would not run"}
 
     class Changed(kind):
@@ -211,7 +212,22 @@ def test_what_is_left_and_why():
 
     model = torchvision_swin()
     next(m for m in model.modules() if type(m) is kind).__class__ = Changed
-    assert len(fastdet.accelerate(model).swapped) == 3
+    assert len(fastdet.accelerate(model, force=True).swapped) == 3
+
+
+@pytest.mark.parametrize("name", ["timm", "torchvision", "swin", "pvt", "pvt_v2"])
+def test_where_nothing_is_gained_a_module_is_left_alone_and_the_report_says_so(name):
+    model = MODELS[name][0]()
+    classes = [type(m) for m in model.modules()]
+    done = fastdet.accelerate(model)
+    assert not done.swapped
+    assert len(done.left) >= 2
+    said = r"_attention brings nothing on a CPU \(measured: .* [01]\.\d\d forward"
+    assert all(re.search(said, why) for why in done.left.values()), str(done)
+    assert [type(m) for m in model.modules()] == classes
+    assert len(fastdet.accelerate(model, device="cuda").swapped) == len(done.left)
+    with pytest.raises(RuntimeError, match="device"):
+        fastdet.accelerate(model, device="tpu9000")
 
 
 def test_torchvisions_operators_as_modules():
@@ -256,6 +272,33 @@ def test_batch_norms_fold_into_what_they_follow():
     same([[before]], [[model(x)]])
     done.undo()
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert torch.equal(model(x), before)
+
+
+def timm_efficientnet():
+    return needs("timm").create_model("efficientnet_b0", num_classes=3)
+
+
+def frozen_resnet():
+    vision = needs("torchvision")
+    return vision.models.resnet18(num_classes=3, norm_layer=vision.ops.FrozenBatchNorm2d)
+
+
+@pytest.mark.parametrize(("build", "folded"), [(timm_efficientnet, 49), (frozen_resnet, 20)])
+def test_batch_norms_of_other_packages_fold_too(build, folded):
+    model = build().double().eval()
+    for m in model.modules():
+        if hasattr(m, "running_var"):
+            m.running_mean.normal_()
+            m.running_var.uniform_(0.5, 2)
+    x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    before = model(x)
+    done = fastdet.accelerate(model, fold=True)
+    assert len(done.folded) == folded
+    assert not done.left
+    assert not any(hasattr(m, "running_var") for m in model.modules())
+    same([[before]], [[model(x)]])
+    done.undo()
     assert torch.equal(model(x), before)
 
 

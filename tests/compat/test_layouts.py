@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -17,7 +18,9 @@ from fastdet.cli import main
 from fastdet.compat.layouts import LAYOUTS, convert, layout_of
 from fastdet.models import build_backbone
 from fastdet.runner import load_checkpoint
-from fastdet.testing import errors
+from fastdet.testing import errors, golden
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "detectors"
 
 SWIN = {"type": "SwinTransformer", "embed_dims": 32, "depths": (2, 2), "num_heads": (2, 4),
         "strides": (2, 2), "out_indices": (1,), "patch_size": 2, "window_size": 4,
@@ -160,6 +163,40 @@ def test_detectors():
     three = convert({**state, "data_preprocessor.mean": torch.ones(3)})
     assert three.layout.name == "mmdet3"
     assert list(three.state_dict) == list(state)
+
+
+#: What MMDetection 3.3.0 calls the parts of its DETRs, by their names in 2.x.
+THREE = ((r"\.attentions\.0\.", ".self_attn."), (r"\.attentions\.1\.", ".cross_attn."),
+         (r"\.ffns\.0\.", ".ffn."), (r"^bbox_head\.transformer\.((en|de)coder\.)", r"\1"),
+         (r"^bbox_head\.query_", "query_"), (r"^.*\.level_embeds$", "level_embed"),
+         (r"^.*\.reference_points\.", "reference_points_fc."),
+         (r"^.*\.enc_output\.", "memory_trans_fc."), (r"^.*\.enc_output_", "memory_trans_"),
+         (r"^.*\.pos_trans\.", "pos_trans_fc."), (r"^.*\.pos_trans_norm", "pos_trans_norm"),
+         (r"^.*\.input_proj\.", "neck.convs.0.conv."))
+
+
+@pytest.mark.parametrize(("layout", "name"), [
+    ("mmdet3-detr", "detr"), ("mmdet3-deformable_detr", "deformable-detr"),
+    ("mmdet3-deformable_detr", "deformable-detr-two-stage")])
+def test_detrs_of_mmdetection_3(layout, name):
+    record = golden.load(GOLDEN / f"detector__{name}.json.gz")
+    state = {key: torch.randn(2) for key, _ in record["want"]["state"]}
+    three = {"data_preprocessor.mean": torch.ones(3)}
+    for key, value in state.items():
+        for pattern, new in THREE:
+            key = re.sub(pattern, new, key)
+        three[key] = value
+    assert len(three) == len(state) + 1
+    done = convert(three)
+    assert done.layout.name == layout
+    assert done.state_dict.keys() == state.keys()
+    assert all(done.state_dict[key] is value for key, value in state.items())
+    with pytest.raises(ValueError, match=r"decoder\.ref_point_head"):  # conditional, DAB, DINO
+        convert({**three, "decoder.ref_point_head.layers.0.weight": torch.ones(1)})
+    mask = "panoptic_head.transformer_decoder.layers.0.self_attn.attn.in_proj_weight"
+    with pytest.raises(ValueError, match=r"nearest is mmdet3 .*self_attn"):
+        convert({"data_preprocessor.mean": torch.ones(3), mask: torch.ones(1),
+                 "panoptic_head.cls_embed.weight": torch.ones(1)})
 
 
 def test_unknown_layouts():

@@ -129,7 +129,7 @@ def test_a_perfect_panoptic_result_has_quality_100(panoptic):
 
 
 def test_wrong_panoptic_results_are_named(panoptic, tmp_path):
-    with pytest.raises(KeyError, match="metric mIoU is not supported, only PQ, bbox"):
+    with pytest.raises(KeyError, match="metric mIoU is not supported, only PQ, pq, bbox"):
         panoptic.evaluate([], "mIoU")
     with pytest.raises(ValueError, match="PQ needs results with 'pan_results'"):
         panoptic.evaluate([dict()] * 5, logger="silent")

@@ -337,11 +337,27 @@ def test_every_config_is_one_a_kernel_takes():
     kinds = ("fwd", "bwd_data", "bwd_weight", "depthwise_fwd", "depthwise_bwd")
     widths = (1, 3, 16, 48, 64, 200, 2048)
     for kind, run, og, dtype in product(kinds, widths, widths, DTYPES):
-        config = op_module._config(kind, run, og, dtype)
+        config = op_module.tile_config(kind, run, og, dtype)
         blocks = (config.block_p, config.block_c, *(() if "depth" in kind else (config.block_o,)))
         least = 1 if "depth" in kind else 16
         assert all(b >= least and b & (b - 1) == 0 for b in blocks), (kind, run, og, config)
         assert config.num_warps in (4, 8)
+
+
+def test_tiles_and_splits_fill_whole_waves():
+    def fitted(B, H, W):
+        x, offset = (torch.empty(B, c, H, W, device="meta") for c in (256, 18))
+        shape = op_module._shape(x, offset, torch.empty(256, 256, 3, 3, device="meta"), 1, 1)
+        config = op_module.tile_config("fwd", 256, 256, torch.bfloat16)
+        return op_module._fitted(config, shape, 1, 132).block_p
+
+    assert fitted(2, 100, 168) == 64  # 526 tiles, 3.98 waves
+    assert fitted(2, 50, 84) == 64  # 132 tiles, one wave
+    assert fitted(2, 25, 42) == 32  # 34 tiles of 64 would leave three quarters of them empty
+    assert op_module._splits(132, 36, 132) == 7  # 252 programs; with 288 a third wave of 24
+    assert op_module._splits(132, 36, 264) == 7  # one wave
+    assert op_module._splits(132, 144, 132) == 3  # 432 of 528; with one part 12 in the second
+    assert op_module._splits(1, 36, 132) == 1
 
 
 def test_packing_is_undone():

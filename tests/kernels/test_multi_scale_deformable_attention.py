@@ -182,6 +182,32 @@ def test_bad_input(change, text):
         multi_scale_deformable_attention(**{**good, **change})
 
 
+def test_sizes_that_the_host_knows_make_one_table(monkeypatch):
+    made = []
+    monkeypatch.setattr(op_module, "_tables", {})
+    monkeypatch.setattr(op_module, "level_table",
+                        lambda *args: made.append(level_table(*args)) or made[-1])
+    with torch.inference_mode():  # what this makes no backward pass could save
+        attend(*inputs())
+    for sizes in (SIZES, SIZES, [list(size) for size in SIZES], SIZES[::-1], SIZES):
+        grads = run(inputs(), torch.ones(2, 5, 6, dtype=torch.float64), sizes)
+        assert len(grads) == 4
+    assert len(made) == 3
+    assert not made[1][0].is_inference()
+    torch.manual_seed(0)
+    again = inputs()
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        want = attend(*inputs())
+    torch.testing.assert_close(attend(*again), want, rtol=0, atol=0)
+    many = inputs(1, 1, 1, 1, [(2, 2)], 1)
+    for n in range(op_module._MOST_TABLES + 2):
+        attend(torch.zeros(1, 4 + n, 1, 1, dtype=torch.float64), *many[1:], [(2, 2)])
+    assert 0 < len(op_module._tables) <= op_module._MOST_TABLES
+    with pytest.raises(ValueError, match="does not lie within the 3 rows"):  # of what was checked
+        attend(torch.zeros(1, 3, 1, 1, dtype=torch.float64), *many[1:], [(2, 2)])
+
+
 # ------------------------------------------------------------------ the kernels
 def assert_kernel(tensors, sizes, names=("out", "dvalue", "dplaces", "dweights")):
     value, places, _ = tensors

@@ -19,6 +19,7 @@ NOT_READ = {("gaussian_targets-centernet", "boxes"), ("grid_priors-points", "lik
 
 #: Places on a map: one that is nowhere samples nothing, so that it need not show.
 PLACES_ON_A_MAP = {("deform_conv2d", "offset"), ("deform_conv2d-groups", "offset"),
+                   ("dyhead_convs", "numbers0"), ("dyhead_convs", "numbers1"),
                    ("multi_scale_deformable_attention", "places")}
 
 #: Cases whose kernels are those of another one, with a branch less.

@@ -252,12 +252,12 @@ def test_kernel_refuses_what_it_cannot(kernel_device):
 @pytest.mark.kernel
 def test_opcheck(kernel_device):
     feats = maps(torch.float32, kernel_device, 1)
-    torch.library.opcheck(op_module._forward, (
+    torch.library.opcheck(op_module._forward.traced, (
         feats, rois(PLAIN[:1], torch.float32, kernel_device), None, SCALES, 1, 2, 1, False, True,
         20.0, True), test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
 
 
 def test_opcheck_on_the_cpu():
-    torch.library.opcheck(op_module._forward, (
+    torch.library.opcheck(op_module._forward.traced, (
         maps(torch.float32), rois(dtype=torch.float32), None, SCALES, 2, 2, 0, True, True, 20.0,
         False))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdet.kernels.dispatch import tracing
 from fastdet.kernels.grid_priors import (
     BaseTables,
     check_rows,
@@ -192,6 +193,9 @@ class AnchorGenerator(PriorGenerator):
         return self.__dict__.setdefault("_base_tables", BaseTables())
 
     def _base_table(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        if tracing() and not torch.compiler.is_dynamo_compiling():
+            # What a trace makes, such as a fake tensor of torch.export's, must not be kept.
+            return torch.cat([base.to(dtype) for base in self.base_anchors]).to(device)
         name = self._prepare_base_table(dtype, device)
         return getattr(self._base_tables, name)
 

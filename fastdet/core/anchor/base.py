@@ -78,9 +78,11 @@ def map_size(size: Sequence[int]) -> Size:
     Raises:
         ValueError: no two whole numbers.
     """
-    if len(size) != 2 or any(int(n) != n for n in size):
+    whole = (int, torch.SymInt)  # int() of a symbol would make the compiler's size a constant
+    if len(size) != 2 or not all(isinstance(n, whole) or int(n) == n for n in size):
         raise ValueError(f"expected (height, width) in whole cells, got {tuple(size)}")
-    return int(size[0]), int(size[1])
+    height, width = (n if isinstance(n, whole) else int(n) for n in size)
+    return height, width
 
 
 def device_of(device: torch.device | str) -> torch.device:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["bbox2distance", "bbox2result", "bbox2roi", "bbox_cxcywh_to_xyxy", "bbox_flip",
            "bbox_mapping", "bbox_mapping_back", "bbox_rescale", "bbox_xyxy_to_cxcywh",
-           "clip_boxes", "distance2bbox", "find_inside_bboxes", "roi2bbox"]
+           "clip_boxes", "distance2bbox", "find_inside_bboxes", "padded_rois", "roi2bbox"]
 
 
 def find_inside_bboxes(bboxes: Tensor, img_h: int, img_w: int) -> Tensor:
@@ -79,6 +79,13 @@ def bbox2roi(bbox_list: Sequence[Tensor]) -> Tensor:
     return torch.cat([
         torch.cat([boxes.new_full((len(boxes), 1), i), boxes[:, :4]], dim=-1) if len(boxes)
         else boxes.new_zeros((0, 5)) for i, boxes in enumerate(bbox_list)])
+
+
+def padded_rois(boxes: Tensor) -> Tensor:
+    """Boxes [B, K, 4 or more] of a padded batch to RoIs ``[B, K, 5]``."""
+    b, k = boxes.shape[:2]
+    image = torch.arange(b, device=boxes.device).to(boxes.dtype)
+    return torch.cat([image[:, None, None].expand(b, k, 1), boxes[..., :4]], dim=-1)
 
 
 def roi2bbox(rois: Tensor) -> list[Tensor]:

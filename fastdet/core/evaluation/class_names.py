@@ -28,10 +28,11 @@ def _all() -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "classes.json").read_text(encoding="utf-8"))
 
 
-def data_set(name: str, what: str = "classes") -> tuple[Any, ...]:
-    """``'classes'``, ``'palette'``, ``'thing_classes'`` or ``'stuff_classes'`` of a data set."""
+def data_set(name: str, what: str = "classes") -> Any:
+    """``'classes'``, ``'thing_classes'``, ``'stuff_classes'``, a tuple of names, or ``'palette'``,
+    a list of colours, of a data set."""
     values = _all()[name][what]
-    return tuple(tuple(v) if isinstance(v, list) else v for v in values)
+    return [tuple(v) for v in values] if what == "palette" else tuple(values)
 
 
 def voc_classes() -> list[str]:

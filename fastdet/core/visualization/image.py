@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fastdet.core.evaluation.panoptic_utils import INSTANCE_OFFSET
 from fastdet.core.mask.geometry import cv2_
 from fastdet.core.utils import mask2ndarray
 
@@ -255,8 +256,20 @@ def imshow_gt_det_bboxes(img: Any, annotation: dict[str, Any], result: Any,
                    out_file)
 
 
-def unpack(result: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """A detector's result as boxes [n, 5], labels [n] and masks [n, H, W] (or ``None``)."""
+def unpack(result: Any, num_classes: int | None = None) -> tuple[Any, np.ndarray, Any]:
+    """A detector's result as boxes [n, 5], labels [n] and masks [n, H, W] (or ``None``).
+
+    Args:
+        result: of each class boxes; a pair of that and masks; or a dict of ``pan_results`` [H, W],
+            whose segments are masks without boxes, things first, or else of ``ins_results``.
+        num_classes: the class of a panoptic result that is none.
+    """
+    if isinstance(result, dict):
+        if "pan_results" in result:
+            ids = np.unique(result["pan_results"])[::-1]
+            ids = ids[ids % INSTANCE_OFFSET != num_classes]
+            return None, ids % INSTANCE_OFFSET, result["pan_results"][None] == ids[:, None, None]
+        result = result["ins_results"]
     by_class, masks_by_class = result if isinstance(result, tuple) else (result, None)
     if isinstance(masks_by_class, tuple):  # with scores of their own
         masks_by_class = masks_by_class[0]

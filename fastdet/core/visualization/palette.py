@@ -37,22 +37,23 @@ def get_palette(palette: Any, num_classes: int) -> list[tuple[int, ...]]:
     """A colour in RGB for each class.
 
     Args:
-        palette: a list of colours, one colour for all, ``'coco'``, ``'voc'``, ``'citys'``,
-            ``'random'`` (or ``None``; the same every time), or a colour's name.
+        palette: colours, one for all (a tuple of three numbers), ``'coco'``, ``'voc'``,
+            ``'citys'``, ``'random'`` (or ``None``; the same every time), or a colour's name.
         num_classes: how many are needed.
 
     Raises:
         ValueError: there are not enough, or the name is unknown.
     """
-    if isinstance(palette, list):
-        colours = palette
+    if isinstance(palette, list) or (isinstance(palette, tuple) and palette
+                                     and isinstance(palette[0], (list, tuple))):
+        colours = list(palette)
     elif isinstance(palette, tuple):
         colours = [palette] * num_classes
     elif palette is None or palette == "random":
         drawn = np.random.RandomState(42).randint(0, 256, size=(num_classes, 3))
         colours = [tuple(c) for c in drawn.tolist()]
     elif palette in _DATA_SETS:
-        colours = list(data_set(_DATA_SETS[palette], "palette"))
+        colours = data_set(_DATA_SETS[palette], "palette")
     elif isinstance(palette, str):
         colours = [named_colour(palette)] * num_classes
     else:

@@ -16,7 +16,15 @@ from fastdet.core.post_processing.merge_augs import merge_aug_proposals
 from fastdet.ops import batched_nms
 from fastdet.runner import BaseModule
 
-from .candidates import Candidates, Detections, suppress, top_pairs
+from .candidates import (
+    Candidates,
+    Detections,
+    Metas,
+    of_images,
+    scale_factors,
+    suppress,
+    top_pairs,
+)
 
 __all__ = ["BaseDenseHead"]
 
@@ -143,7 +151,7 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         return self.bbox_coder.decode(priors, pred, max_shape=max_shape)
 
     @torch.no_grad()
-    def candidates(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any) -> Candidates:
+    def candidates(self, outs: tuple[Any, ...], img_metas: Metas, cfg: Any) -> Candidates:
         """The best pairs of prior and class of every level, decoded, in pixels of the input.
 
         Args:
@@ -159,7 +167,7 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
         factors: list[Any] = [None] * len(sizes)
         if len(outs) > 2 and outs[2] is not None:
             factors = [f[..., 0].sigmoid() for f in self.flat(outs[2], 1)]
-        shapes = [meta["img_shape"] for meta in img_metas]
+        shapes = of_images(img_metas, "img_shape")
         levels = []
         for i, (logits, deltas, mine, factor) in enumerate(zip(
                 self.flat(cls_scores, self.cls_out_channels),
@@ -176,11 +184,10 @@ class BaseDenseHead(BaseModule, metaclass=ABCMeta):
             levels.append((boxes, scores, labels, valid))
         return Candidates(*(torch.cat(part, dim=1) for part in zip(*levels)))
 
-    def _rescaled(self, found: Candidates, img_metas: list[Meta]) -> Candidates:
-        factors = torch.stack([found.boxes.new_tensor(m["scale_factor"]) for m in img_metas])
-        return found._replace(boxes=found.boxes / factors[:, None])
+    def _rescaled(self, found: Candidates, img_metas: Metas) -> Candidates:
+        return found._replace(boxes=found.boxes / scale_factors(found.boxes, img_metas))
 
-    def detect(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any = None,
+    def detect(self, outs: tuple[Any, ...], img_metas: Metas, cfg: Any = None,
                rescale: bool = False) -> Detections:
         """Padded detections of a batch, without a host sync.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,30 @@ from torch import Tensor
 
 from fastdet.kernels.nms import batched_nms_padded
 
-__all__ = ["Candidates", "Detections", "suppress", "top_pairs"]
+__all__ = ["Candidates", "Detections", "Metas", "each", "of_images", "scale_factors",
+           "suppress", "top_pairs"]
+
+Meta = dict[str, Any]
+#: A list, of each image, or one meta that all images share, however many there are. Not narrower,
+#: so that a head may take lists alone.
+Metas = Any
+
+
+def each(img_metas: Metas) -> Sequence[Meta]:
+    """The meta of each image, or the one that all share: what is made of it broadcasts."""
+    return [img_metas] if isinstance(img_metas, dict) else img_metas
+
+
+def of_images(img_metas: Metas, key: str) -> Any:
+    """A value of each image's meta, or the one that all images share."""
+    if isinstance(img_metas, dict):
+        return img_metas[key]
+    return [meta[key] for meta in img_metas]
+
+
+def scale_factors(like: Tensor, img_metas: Metas) -> Tensor:
+    """``scale_factor`` of each image [B, 1, 4], or of all [1, 1, 4], in the type of ``like``."""
+    return torch.stack([like.new_tensor(m["scale_factor"]) for m in each(img_metas)])[:, None]
 
 
 class Candidates(NamedTuple):
@@ -65,11 +89,12 @@ def top_pairs(logits: Tensor, num: int, threshold: float, use_sigmoid: bool
     """
     classes = logits.shape[2]
     num = num if num > 0 else logits.shape[1] * classes
-    rows = logits.amax(2).topk(min(num, logits.shape[1]), dim=1).indices
+    rows = logits.amax(2).topk(torch.sym_min(num, logits.shape[1]), dim=1).indices
     scores = logits.gather(1, rows[..., None].expand(-1, -1, classes))
     scores = (scores.sigmoid() if use_sigmoid else scores).flatten(1)
     valid = scores > threshold
-    pair = scores.masked_fill(~valid, -1.0).topk(min(num, scores.shape[1]), dim=1).indices
+    pair = scores.masked_fill(~valid, -1.0).topk(
+        torch.sym_min(num, scores.shape[1]), dim=1).indices
     return (scores.gather(1, pair), pair % classes, rows.gather(1, pair // classes),
             valid.gather(1, pair))
 

@@ -19,7 +19,7 @@ from ..utils.gaussian_target import (
     transpose_and_gather_feat,
 )
 from .base_dense_head import BaseDenseHead, Meta
-from .candidates import Detections
+from .candidates import Detections, Metas, each, scale_factors
 
 __all__ = ["CenterNetHead"]
 
@@ -146,27 +146,28 @@ class CenterNetHead(BaseDenseHead):
             get_local_maximum(center_heatmap_pred, kernel=kernel), k=k)
         half = transpose_and_gather_feat(wh_pred, cell) / 2
         centre = torch.stack([x, y], dim=-1) + transpose_and_gather_feat(offset_pred, cell)
-        stride = centre.new_tensor([img_shape[1] / width, img_shape[0] / height])
-        return torch.cat([(centre - half) * stride, (centre + half) * stride, scores[..., None]],
-                         dim=-1), labels
+        x, y = torch.stack([centre - half, centre + half], dim=-1).unbind(-2)
+        x, y = x * (img_shape[1] / width), y * (img_shape[0] / height)
+        return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1], scores], dim=-1), labels
 
     @torch.no_grad()
-    def detect(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any = None,
+    def detect(self, outs: tuple[Any, ...], img_metas: Metas, cfg: Any = None,
                rescale: bool = False) -> Detections:
         """As :meth:`BaseDenseHead.detect`; every peak is a detection."""
         cfg = self.test_cfg if cfg is None else cfg
         heat, size, offset = self._only(*outs)
+        metas = each(img_metas)
         found, labels = self.decode_heatmap(
-            heat, size, offset, img_metas[0]["batch_input_shape"], k=cfg["topk"],
+            heat, size, offset, metas[0]["batch_input_shape"], k=cfg["topk"],
             kernel=cfg["local_maximum_kernel"])
         # The input is the image with a border (top, bottom, left, right) around it.
-        left_top = torch.stack([found.new_tensor(meta["border"])[[2, 0]] for meta in img_metas])
+        left_top = torch.stack([found.new_tensor([meta["border"][2], meta["border"][0]])
+                                for meta in metas])
         boxes = found[..., :4] - left_top.repeat(1, 2)[:, None]
         if rescale:
-            boxes = boxes / torch.stack([boxes.new_tensor(meta["scale_factor"])
-                                         for meta in img_metas])[:, None]
+            boxes = boxes / scale_factors(boxes, img_metas)
         return Detections(torch.cat([boxes, found[..., 4:]], dim=-1), labels,
-                          labels.new_full((len(labels),), labels.shape[1]))
+                          labels.new_full(labels.shape[:1], labels.shape[1]))
 
     def get_bboxes(self, *outs: Any, img_metas: list[Meta], cfg: Any = None,  # type: ignore
                    rescale: bool = True, with_nms: bool = False) -> list[tuple[Tensor, ...]]:

@@ -40,6 +40,35 @@ SQUARE_CODER = dict(type="DeltaXYWHBBoxCoder", target_means=[0.0, 0.0, 0.0, 0.0]
                     target_stds=[1.0, 1.0, 1.0, 1.0])
 
 
+def generator_of_shapes(name: str, cfg: dict[str, Any], squares: Any) -> Any:
+    """The generator of the anchors that stand for a square's shapes.
+
+    Args:
+        name: of the head.
+        cfg: its config.
+        squares: the generator of the squares.
+
+    Raises:
+        ValueError: they have different strides.
+    """
+    shapes = build_prior_generator(cfg)
+    if shapes.strides != squares.strides:
+        raise ValueError(f"{name}: the two anchor generators must have the same strides, got "
+                         f"{shapes.strides} and {squares.strides}")
+    return shapes
+
+
+def approximations(generator: Any, sizes: Sequence[Any], img_metas: list[Meta], border: float,
+                   device: torch.device) -> tuple[Tensor, Tensor]:
+    """Anchors [N K, 4] of all levels, the K of a square in a row, and trained squares [B, N].
+
+    A square is trained if any of its anchors lies inside.
+    """
+    anchors = torch.cat(generator.grid_priors(sizes, device=device))
+    inside = trained_anchors(generator, anchors, sizes, img_metas, border)
+    return anchors, inside.unflatten(1, (-1, generator.num_base_priors[0])).any(-1)
+
+
 class FeatureAdaption(FeatureAlign):
     """A deformable convolution whose offsets are made from the anchors' shapes (section 3.4)."""
 
@@ -106,11 +135,8 @@ class GuidedAnchorHead(AnchorHead):
                          bbox_coder, reg_decoded_bbox, loss_cls, loss_bbox, train_cfg, test_cfg,
                          init_cfg)
         self.square_anchor_generator: Any = self.prior_generator
-        self.approx_anchor_generator: Any = build_prior_generator(approx_anchor_generator)
-        if self.approx_anchor_generator.strides != self.square_anchor_generator.strides:
-            raise ValueError(f"{type(self).__name__}: the two anchor generators must have the same "
-                             f"strides, got {self.approx_anchor_generator.strides} and "
-                             f"{self.square_anchor_generator.strides}")
+        self.approx_anchor_generator = generator_of_shapes(
+            type(self).__name__, approx_anchor_generator, self.square_anchor_generator)
         self.approxs_per_octave = self.approx_anchor_generator.num_base_priors[0]
         self.sampling = loss_cls["type"] != "FocalLoss"
         self.ga_sampling = bool(train_cfg) and "ga_sampler" in train_cfg
@@ -250,12 +276,8 @@ class GuidedAnchorHead(AnchorHead):
         gts = GroundTruth.pad(gt_bboxes, gt_labels, gt_bboxes_ignore)
         squares = self.square_anchor_generator.grid_priors(sizes, device=device)
         per_level = [len(level) for level in squares]
-        approxs = torch.cat(self.approx_anchor_generator.grid_priors(sizes, device=device))
-        # A square is trained if any of its approximations is inside.
-        valid = trained_anchors(
-            self.approx_anchor_generator, approxs, sizes, img_metas,
-            self.train_cfg.get("allowed_border", -1)).unflatten(
-                1, (-1, self.approxs_per_octave)).any(-1)
+        approxs, valid = approximations(self.approx_anchor_generator, sizes, img_metas,
+                                        self.train_cfg.get("allowed_border", -1), device)
 
         # Of one class, which is number 0: as in MMDetection, a one makes the logit fall.
         where, weights, of_cells = self.ga_loc_targets(gts, sizes)

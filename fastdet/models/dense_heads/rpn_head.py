@@ -15,7 +15,7 @@ from fastdet.core.post_processing.merge_augs import proposal_settings
 from ..builder import HEADS
 from .anchor_head import AnchorHead
 from .base_dense_head import Meta
-from .candidates import Candidates, suppress
+from .candidates import Candidates, Metas, of_images, suppress
 
 __all__ = ["RPNHead"]
 
@@ -63,13 +63,13 @@ class RPNHead(AnchorHead):
         return {"loss_rpn_cls": losses["loss_cls"], "loss_rpn_bbox": losses["loss_bbox"]}
 
     @torch.no_grad()
-    def candidates(self, outs: tuple[Any, ...], img_metas: list[Meta], cfg: Any) -> Candidates:
+    def candidates(self, outs: tuple[Any, ...], img_metas: Metas, cfg: Any) -> Candidates:
         """The highest anchors of every level, decoded; the label is the level."""
         cls_scores, bbox_preds = outs[:2]
         sizes = [m.shape[-2:] for m in cls_scores]
         priors = self.prior_generator.grid_priors(sizes, dtype=cls_scores[0].dtype,
                                                   device=cls_scores[0].device)
-        shapes = [meta["img_shape"] for meta in img_metas]
+        shapes = of_images(img_metas, "img_shape")
         levels = []
         for i, (logits, deltas, mine) in enumerate(zip(
                 self.flat(cls_scores, self.cls_out_channels), self.flat(bbox_preds, 4), priors)):
@@ -77,7 +77,8 @@ class RPNHead(AnchorHead):
             scores = logits[..., 0].sigmoid() if self.use_sigmoid_cls else (
                 logits.softmax(-1)[..., 0])
             pre = cfg.get("nms_pre", -1)
-            scores, rows = scores.topk(min(pre, len(mine)) if pre > 0 else len(mine), dim=1)
+            scores, rows = scores.topk(
+                torch.sym_min(pre, mine.shape[0]) if pre > 0 else mine.shape[0], dim=1)
             boxes = self.bbox_coder.decode(
                 mine[rows], deltas.gather(1, rows[..., None].expand(-1, -1, 4)), max_shape=shapes)
             levels.append((boxes, scores, torch.full_like(rows, i)))

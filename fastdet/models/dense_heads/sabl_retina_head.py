@@ -15,9 +15,9 @@ from fastdet.core.utils import multi_apply
 
 from ..builder import HEADS, build_loss
 from ..losses.utils import at_least_float32
-from .anchor_head import trained_anchors
 from .base_dense_head import BaseDenseHead, Meta
 from .candidates import Candidates, top_pairs
+from .guided_anchor_head import approximations, generator_of_shapes
 
 __all__ = ["SABLRetinaHead"]
 
@@ -76,13 +76,10 @@ class SABLRetinaHead(BaseDenseHead):
         self.feat_channels = feat_channels
         self.num_buckets = bbox_coder["num_buckets"]
         self.side_num = math.ceil(self.num_buckets / 2)
-        self.approx_anchor_generator: Any = build_prior_generator(approx_anchor_generator)
-        self.square_anchor_generator: Any = build_prior_generator(square_anchor_generator)
-        if self.approx_anchor_generator.strides != self.square_anchor_generator.strides:
-            raise ValueError("SABLRetinaHead: the two anchor generators must have the same "
-                             f"strides, got {self.approx_anchor_generator.strides} and "
-                             f"{self.square_anchor_generator.strides}")
-        self.prior_generator = self.square_anchor_generator
+        self.prior_generator = build_prior_generator(square_anchor_generator)
+        self.square_anchor_generator: Any = self.prior_generator
+        self.approx_anchor_generator = generator_of_shapes(
+            type(self).__name__, approx_anchor_generator, self.square_anchor_generator)
         self.approxs_per_octave = self.approx_anchor_generator.num_base_priors[0]
         self.num_base_priors = self.square_anchor_generator.num_base_priors[0]
         self.stacked_convs = stacked_convs
@@ -141,16 +138,13 @@ class SABLRetinaHead(BaseDenseHead):
             ``loss_cls``, ``loss_bbox_cls`` and ``loss_bbox_reg``, lists of scalars.
         """
         sizes = [m.shape[-2:] for m in cls_scores]
-        device, num = cls_scores[0].device, self.approxs_per_octave
+        device = cls_scores[0].device
         levels = self.square_anchor_generator.grid_priors(sizes, device=device)
         squares = torch.cat(levels)
-        approxs = torch.cat(self.approx_anchor_generator.grid_priors(sizes, device=device))
+        approxs, inside = approximations(self.approx_anchor_generator, sizes, img_metas,
+                                         self.train_cfg.get("allowed_border", -1), device)
         gts = GroundTruth.pad(gt_bboxes, gt_labels, gt_bboxes_ignore)
-        # A square is trained if any of its approximations is inside.
-        inside = trained_anchors(self.approx_anchor_generator, approxs, sizes, img_metas,
-                                 self.train_cfg.get("allowed_border", -1))
-        inds = self.assigner.assign_batch(approxs, squares, num, gts,
-                                          inside.unflatten(1, (-1, num)).any(-1))
+        inds = self.assigner.assign_batch(approxs, squares, self.approxs_per_octave, gts, inside)
         pos, neg = inds > 0, inds == 0
         boxes, labels = gts.of(inds)
         own = squares.to(boxes.dtype).expand_as(boxes)

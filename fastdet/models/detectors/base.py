@@ -218,8 +218,9 @@ class BaseDetector(BaseModule, metaclass=ABCMeta):
 
         Args:
             img: [H, W, 3] in BGR, or a path.
-            result: of each class boxes [n, 5], or a pair of that and masks.
-            score_thr: what scores less is left out.
+            result: of each class boxes [n, 5], or a pair of that and masks; of panoptic detectors
+                a dict of ``pan_results``, which are drawn segment by segment.
+            score_thr: what scores less is left out; segments have no scores.
             bbox_color, text_color, mask_color, thickness, font_size, win_name, wait_time: see
                 :func:`fastdet.core.visualization.imshow_det_bboxes`.
             show: open a window, unless the picture is written.
@@ -228,11 +229,11 @@ class BaseDetector(BaseModule, metaclass=ABCMeta):
         Returns:
             The picture in BGR where it is neither shown nor written.
         """
-        boxes, labels, segms = unpack(result)
+        boxes, labels, segms = unpack(result, getattr(self, "num_classes", None))
         show = show and out_file is None
         drawn = imshow_det_bboxes(
             img, boxes, labels, segms, class_names=getattr(self, "CLASSES", None),
-            score_thr=score_thr, bbox_color=bbox_color, text_color=text_color,
-            mask_color=mask_color, thickness=thickness, font_size=font_size, win_name=win_name,
-            show=show, wait_time=wait_time, out_file=out_file)
+            score_thr=0 if boxes is None else score_thr, bbox_color=bbox_color,
+            text_color=text_color, mask_color=mask_color, thickness=thickness, font_size=font_size,
+            win_name=win_name, show=show, wait_time=wait_time, out_file=out_file)
         return None if show or out_file is not None else drawn

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fastdet.core.bbox import bbox2roi
-from fastdet.core.evaluation.panoptic_utils import INSTANCE_OFFSET
 from fastdet.core.post_processing import multiclass_nms
-from fastdet.core.visualization import imshow_det_bboxes
 
 from ..builder import DETECTORS, build_head
 from ..roi_heads.mask_heads.paste import sampled_masks
@@ -147,34 +144,3 @@ class TwoStagePanopticSegmentor(TwoStageDetector):
         stuff = self.semantic_head.simple_test(x, img_metas, rescale)
         return [{"pan_results": self.panoptic_fusion_head.simple_test(*one).int().cpu().numpy()}
                 for one in zip(boxes, labels, masks, stuff)]
-
-    def show_result(self, img: Any, result: Any, score_thr: float = 0.3,
-                    bbox_color: Any = (72, 101, 241), text_color: Any = (72, 101, 241),
-                    mask_color: Any = None, thickness: float = 2, font_size: float = 13,
-                    win_name: str = "", show: bool = False, wait_time: float = 0,
-                    out_file: str | None = None) -> Any:
-        """Draw ``pan_results`` on its image, segment by segment.
-
-        Args:
-            img: [H, W, 3] in BGR, or a path.
-            result: what :meth:`simple_test` gives for the image.
-            score_thr: not used; segments have no scores.
-            bbox_color, text_color, mask_color, thickness, font_size, win_name, wait_time: see
-                :func:`fastdet.core.visualization.imshow_det_bboxes`.
-            show: open a window, unless the picture is written.
-            out_file: write the picture there.
-
-        Returns:
-            The picture in BGR where it is neither shown nor written.
-        """
-        segments = result["pan_results"]
-        ids = np.unique(segments)[::-1]  # things first
-        ids = ids[ids != self.num_classes]
-        show = show and out_file is None
-        drawn = imshow_det_bboxes(
-            img, labels=ids % INSTANCE_OFFSET, segms=segments[None] == ids[:, None, None],
-            class_names=getattr(self, "CLASSES", None), bbox_color=bbox_color,
-            text_color=text_color, mask_color=mask_color, thickness=thickness,
-            font_size=font_size, win_name=win_name, show=show, wait_time=wait_time,
-            out_file=out_file)
-        return None if show or out_file is not None else drawn

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastdet.core.bbox import bbox2result
 
 from ..builder import DETECTORS, build_backbone, build_head, build_neck
+from ..dense_heads.candidates import Metas
 from .base import BaseDetector, Meta
 
 __all__ = ["SingleStageDetector", "with_pretrained"]
@@ -103,12 +104,12 @@ class SingleStageDetector(BaseDetector):
         return [bbox2result(boxes, labels, self.bbox_head.num_classes) for boxes, labels in found]
 
     @torch.no_grad()
-    def detect(self, img: Tensor, img_metas: list[Meta], rescale: bool = False) -> Any:
+    def detect(self, img: Tensor, img_metas: Metas, rescale: bool = False) -> Any:
         """Padded detections of a batch, without a host sync: what compilers and exports take.
 
         Args:
             img: [B, 3, H, W].
-            img_metas: of each image.
+            img_metas: of each image, or one that all share.
             rescale: in pixels of the original image.
 
         Returns:

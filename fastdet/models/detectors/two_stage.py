@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..builder import DETECTORS, build_backbone, build_head, build_neck
+from ..dense_heads.candidates import Metas
 from .base import BaseDetector, Meta
 from .single_stage import with_pretrained
 
@@ -140,24 +141,29 @@ class TwoStageDetector(BaseDetector):
         return self.roi_head.aug_test(x, proposals, img_metas, rescale=rescale)
 
     @torch.no_grad()
-    def detect(self, img: Tensor, img_metas: list[Meta], rescale: bool = False) -> Any:
-        """Padded boxes of a batch, without a host sync: what compilers and exports take.
+    def detect(self, img: Tensor, img_metas: Metas, rescale: bool = False,
+               with_masks: bool = False) -> Any:
+        """Padded detections of a batch, without a host sync: what compilers and exports take.
 
         Args:
             img: [B, 3, H, W].
-            img_metas: of each image.
+            img_metas: of each image, or one that all share.
             rescale: in pixels of the original image.
+            with_masks: return masks, too.
 
         Returns:
-            Boxes and scores ``[B, K, 5]``, labels ``[B, K]`` and how many of the K count ``[B]``;
-            see ``StandardRoIHead.detect``.
+            Boxes and scores ``[B, K, 5]``, labels ``[B, K]`` and how many of the K count ``[B]``,
+            see ``StandardRoIHead.detect``; and masks ``[B, K, h, w]``, see its ``detect_masks``.
 
         Raises:
-            TypeError: proposals are not made here, or the head of regions finds boxes in another
-                way.
+            TypeError: proposals are not made here, or the head of regions finds boxes or masks in
+                another way.
         """
         if not (self.with_rpn and hasattr(self.roi_head, "detect")):
             raise TypeError(f"{type(self).__name__} has no padded detections")
         x = self.extract_feat(img)
         proposals = self.rpn_head.proposals(self.rpn_head(x), img_metas, self.test_cfg["rpn"])
-        return self.roi_head.detect(x, proposals, img_metas, rescale=rescale)
+        found = self.roi_head.detect(x, proposals, img_metas, rescale=rescale)
+        if not with_masks:
+            return found
+        return *found, self.roi_head.detect_masks(x, found, img_metas, rescale)

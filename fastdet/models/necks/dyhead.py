@@ -16,8 +16,13 @@ from fastdet.cnn import (
     constant_init,
     normal_init,
 )
-from fastdet.kernels.dyhead_combine import Branch, dyhead_combine
-from fastdet.kernels.dyrelu import dyrelu
+from fastdet.kernels.dyhead_attention import Act, Attention, dyhead_attention
+from fastdet.kernels.dyhead_convs import (
+    Convolved,
+    channels_last_maps,
+    convolutions,
+    dyhead_convs,
+)
 from fastdet.ops import ModulatedDeformConv2d
 from fastdet.runner import BaseModule
 from fastdet.utils.types import Cfg, InitCfg
@@ -113,25 +118,37 @@ class DyHeadBlock(nn.Module):
                     f"DyHead: level {i} must be {(finer[0] + 1) // 2}x{(finer[1] + 1) // 2}, half "
                     f"of level {i - 1} ({finer[0]}x{finer[1]}) rounded up, got {size[0]}x{size[1]}")
 
-    def _combine(self, mid: Tensor, low: Tensor | None, high: Tensor | None
-                 ) -> tuple[Tensor, Tensor]:
-        """Normalise, resize, weigh and average the maps of one level, and the mean of that."""
+    def _attention(self, scale: HSigmoid, relu: HSigmoid) -> Attention:
+        """The parameters after the convolutions, as the operator takes them."""
         norms: list[Any] = [self.spatial_conv_mid.norm, self.spatial_conv_low.norm,
                             self.spatial_conv_high.norm]
         attention: Any = self.scale_attn_module[1]
-        act = self.scale_attn_module[3]
-        if isinstance(act, HSigmoid):
-            branches = [
-                None if t is None else Branch(t, norm.weight, norm.bias)
-                for t, norm in zip((mid, low, high), norms)]
-            return dyhead_combine(
-                branches, attention.weight.flatten(), attention.bias, groups=norms[0].num_groups,
-                eps=norms[0].eps, act=(act.bias, act.divisor, act.min_value, act.max_value))
-        maps = [norm(t) for t, norm in zip((mid, low, high), norms) if t is not None]
-        if high is not None:
-            maps[-1] = F.interpolate(maps[-1], mid.shape[2:], mode="bilinear", align_corners=True)
-        out = torch.stack([t * self.scale_attn_module(t) for t in maps]).mean(0)
-        return out, self.task_attn_module.pool(out)
+        squeeze, excite = (conv.conv for conv in (self.task_attn_module.conv1,
+                                                  self.task_attn_module.conv2))
+        return Attention(
+            norms=tuple(t for norm in norms for t in (norm.weight, norm.bias)),
+            attention=(attention.weight.flatten(), attention.bias),
+            squeeze=(squeeze.weight.flatten(1), squeeze.bias),
+            excite=(excite.weight.flatten(1), excite.bias),
+            groups=norms[0].num_groups, eps=norms[0].eps,
+            scale_act=Act(scale.bias, scale.divisor, scale.min_value, scale.max_value),
+            relu_act=Act(relu.bias, relu.divisor, relu.min_value, relu.max_value))
+
+    def _by_modules(self, convolved: Convolved) -> list[Tensor]:
+        """Normalise, resize, weigh and average with other activations than HSigmoid."""
+        images, sizes = convolved.pyramid
+        layers = (self.spatial_conv_mid, self.spatial_conv_low, self.spatial_conv_high)
+        maps: list[list[Tensor]] = [[] for _ in sizes]
+        start = 0
+        for branch, _, level, grid in convolutions(len(sizes)):
+            rows = images * sizes[grid][0] * sizes[grid][1]
+            part = convolved.maps[start:start + rows].view(images, *sizes[grid], -1)
+            start += rows
+            y = layers[branch].norm(part.permute(0, 3, 1, 2))
+            if grid != level:
+                y = F.interpolate(y, sizes[level], mode="bilinear", align_corners=True)
+            maps[level].append(y * self.scale_attn_module(y))
+        return [self.task_attn_module(torch.stack(of_level).mean(0)) for of_level in maps]
 
     def forward(self, x: Sequence[Tensor]) -> list[Tensor]:
         """Attend to all levels.
@@ -141,28 +158,22 @@ class DyHeadBlock(nn.Module):
                 the size of the one before, rounded up.
 
         Returns:
-            Maps of ``out_channels`` of the same sizes.
+            Maps of ``out_channels`` of the same sizes, channels last where ``x`` is.
 
         Raises:
             ValueError: channels or sizes of a level do not fit.
         """
         self._check(x)
-        outs, means = [], []
-        for i, level in enumerate(x):
-            offset, mask = self.spatial_conv_offset(level).tensor_split((self.offset_dim,), 1)
-            mask = mask.sigmoid()
-            low = high = None
-            if i > 0:
-                low = self.spatial_conv_low.conv(x[i - 1], offset, mask)
-            if i < len(x) - 1:
-                # The offsets are those of a finer map than the convolution's result, which reads
-                # the beginning of their numbers, not their places: checkpoints were trained so.
-                high = self.spatial_conv_high.conv(x[i + 1], offset, mask)
-            out, mean = self._combine(self.spatial_conv_mid.conv(level, offset, mask), low, high)
-            outs.append(out)
-            means.append(mean)
-        coeffs = self.task_attn_module.coefficients(torch.cat(means)).chunk(len(x))
-        return [dyrelu(out, c) for out, c in zip(outs, coeffs)]
+        last = (all(t.is_contiguous(memory_format=torch.channels_last) for t in x)
+                and not all(t.is_contiguous() for t in x))
+        x = channels_last_maps(x)
+        convolved = dyhead_convs(x, [self.spatial_conv_offset(t) for t in x], [
+            layer.conv.weight for layer in (self.spatial_conv_mid, self.spatial_conv_low,
+                                            self.spatial_conv_high)])
+        scale, relu = self.scale_attn_module[3], self.task_attn_module.conv2.activate
+        if isinstance(scale, HSigmoid) and isinstance(relu, HSigmoid):
+            return dyhead_attention(convolved, self._attention(scale, relu), channels_last=last)
+        return self._by_modules(convolved)
 
 
 @NECKS.register_module()

@@ -16,11 +16,19 @@ from fastdet.core.bbox import (
     bbox_mapping,
     build_assigner,
     build_sampler,
+    padded_rois,
 )
 from fastdet.core.post_processing import merge_aug_bboxes, merge_aug_masks, multiclass_nms
 
 from ..builder import HEADS, build_head, build_roi_extractor
-from ..dense_heads.candidates import Candidates, Detections, suppress
+from ..dense_heads.candidates import (
+    Candidates,
+    Detections,
+    Metas,
+    of_images,
+    scale_factors,
+    suppress,
+)
 from .base_roi_head import BaseRoIHead, Meta
 from .bbox_heads import BBoxHead
 
@@ -201,7 +209,7 @@ class StandardRoIHead(BaseRoIHead):
                     cfg=rcnn_test_cfg))
         return [f[0] for f in found], [f[1] for f in found]
 
-    def detect(self, x: Sequence[Tensor], proposals: Proposals, img_metas: list[Meta],
+    def detect(self, x: Sequence[Tensor], proposals: Proposals, img_metas: Metas,
                rescale: bool = False, max_pairs: int = 4096) -> Detections:
         """Padded boxes of a batch, without a host sync: what compilers and exports take.
 
@@ -211,7 +219,7 @@ class StandardRoIHead(BaseRoIHead):
         Args:
             x: feature maps.
             proposals: of the batch.
-            img_metas: of each image.
+            img_metas: of each image, or one that all share.
             rescale: in pixels of the original image.
             max_pairs: how many pairs of region and class of an image are suppressed.
 
@@ -225,25 +233,55 @@ class StandardRoIHead(BaseRoIHead):
                 or type(head).decoded is not BBoxHead.decoded or not head.with_reg):
             raise TypeError(f"{own.__name__} with {type(head).__name__} has no padded detections")
         b, k = proposals.boxes.shape[:2]
-        image = torch.arange(b, device=proposals.boxes.device).to(proposals.boxes.dtype)
-        rois = torch.cat([image[:, None, None].expand(b, k, 1), proposals.boxes[..., :4]], dim=-1)
+        rois = padded_rois(proposals.boxes)
         outs = self._bbox_forward(x, rois.flatten(0, 1))
         boxes = head.bbox_coder.decode(rois[..., 1:], outs["bbox_pred"].view(b, k, -1),
-                                       max_shape=[meta["img_shape"] for meta in img_metas])
+                                       max_shape=of_images(img_metas, "img_shape"))
         scores = head.probabilities(outs["cls_score"]).view(b, k, -1)[..., :-1]
         classes = scores.shape[-1]
         valid = (scores > self.test_cfg["score_thr"]) & proposals.valid[..., None]
         pairs = torch.where(valid, scores, -1.0).flatten(1).topk(
-            min(max_pairs, k * classes), dim=1).indices
+            torch.sym_min(max_pairs, k * classes), dim=1).indices
         row, label = pairs // classes, pairs % classes
         at = row if boxes.shape[-1] == 4 else row * classes + label
         found = Candidates(
             boxes.view(b, -1, 4).gather(1, at[..., None].expand(-1, -1, 4)),
             scores.flatten(1).gather(1, pairs), label, valid.flatten(1).gather(1, pairs))
         if rescale:
-            factor = torch.stack([boxes.new_tensor(meta["scale_factor"]) for meta in img_metas])
-            found = found._replace(boxes=found.boxes / factor[:, None])
+            found = found._replace(boxes=found.boxes / scale_factors(boxes, img_metas))
         return suppress(found, self.test_cfg["nms"], self.test_cfg["max_per_img"])
+
+    def detect_masks(self, x: Sequence[Tensor], found: Detections, img_metas: Metas,
+                     rescale: bool = False) -> Tensor:
+        """The masks of padded boxes, as they lie in their boxes, without a host sync.
+
+        Args:
+            x: feature maps.
+            found: what :meth:`detect` returned.
+            img_metas: of each image, or one that all share.
+            rescale: ``found`` is in pixels of the original image.
+
+        Returns:
+            Probabilities ``[B, K, h, w]``, zeros behind an image's own; ``sampled_masks`` puts
+            them into the image.
+
+        Raises:
+            TypeError: this head has no masks, or finds them in another way.
+        """
+        if not self.with_mask or type(self).simple_test_mask is not (
+                StandardRoIHead.simple_test_mask):
+            raise TypeError(f"{type(self).__name__} has no padded masks")
+        boxes = found.boxes[..., :4]
+        if rescale:
+            boxes = boxes * scale_factors(boxes, img_metas)
+        there = found.labels >= 0
+        labels = torch.where(there, found.labels, 0).flatten()
+        logits = self.test_masks(x, padded_rois(boxes).flatten(0, 1), labels)
+        h, w = logits.shape[2:]
+        if self.mask_head.class_agnostic:
+            labels = torch.zeros_like(labels)
+        own = logits.gather(1, labels[:, None, None, None].expand(-1, 1, h, w))
+        return torch.where(there[..., None, None], own.view(*there.shape, h, w).sigmoid(), 0.0)
 
     def test_boxes(self, det_bboxes: Sequence[Tensor], img_metas: list[Meta],
                    rescale: bool) -> list[Tensor]:

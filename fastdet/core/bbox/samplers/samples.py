@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ground_truth import GroundTruth
+from ..transforms import padded_rois
 from .random_mask import random_masks
 from .sampling_result import SamplingResult
 
@@ -56,9 +57,7 @@ class Samples:
     @property
     def rois(self) -> Tensor:
         """[B S, 5], the image's index and the corners, zeros where there is no candidate."""
-        b, s = self.valid.shape
-        image = torch.arange(b, device=self.boxes.device).to(self.boxes.dtype)
-        return torch.cat([image[:, None, None].expand(b, s, 1), self.boxes], dim=-1).flatten(0, 1)
+        return padded_rois(self.boxes).flatten(0, 1)
 
     @classmethod
     def draw(cls, boxes: Tensor, valid: Tensor, gt_inds: Tensor, gts: GroundTruth, num: int,

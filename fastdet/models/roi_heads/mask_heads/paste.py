@@ -41,7 +41,7 @@ def sampled_masks(masks: Tensor, boxes: Tensor, img_h: int, img_w: int,
         return at.masked_fill(at.isinf(), 0)  # a box of no width
 
     ys, xs = axis(y0, y1, top, bottom), axis(x0, x1, left, right)
-    shape = (len(masks), ys.shape[1], xs.shape[1])
+    shape = (masks.shape[0], ys.shape[1], xs.shape[1])
     grid = torch.stack([xs[:, None].expand(shape), ys[:, :, None].expand(shape)], dim=3)
     sampled = F.grid_sample(masks.to(torch.float32), grid, align_corners=False)
     return sampled[:, 0], ((slice(y0, y1), slice(x0, x1)) if skip_empty else ())

@@ -1,0 +1,1 @@
+"""One file per detector: a step of training on a batch of images."""

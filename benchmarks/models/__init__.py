@@ -1,0 +1,1 @@
+"""One file per built model of another package: what ``fastdet.accelerate`` brings to it."""
