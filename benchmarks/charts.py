@@ -68,14 +68,15 @@ def _svg(width: float, height: float, title: str, body: Iterable[str]) -> str:
             + "</svg>")
 
 
-def standalone(svg: str) -> str:
-    """A chart as a file of its own, on paper of its own colour."""
+def standalone(svg: str, title: str) -> str:
+    """A chart as a file of its own, with its title on paper of its own colour."""
     wide, high = map(int, re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)[0])
     head, _, rest = svg.partition(">")
-    head = re.sub(r'viewBox="[^"]*" width="\d+"', f'viewBox="-16 -12 {wide + 32} {high + 20}" '
-                  f'width="{wide + 32}" height="{high + 20}"', head)
+    head = re.sub(r'viewBox="[^"]*" width="\d+"', f'viewBox="-16 -36 {wide + 32} {high + 44}" '
+                  f'width="{wide + 32}" height="{high + 44}"', head)
     return (f"{head}><style>{STYLE}</style>"
-            f'<rect x="-16" y="-12" width="100%" height="100%" fill="var(--paper)"/>{rest}\n')
+            f'<rect x="-16" y="-36" width="100%" height="100%" fill="var(--paper)"/>'
+            f"{_text(0, -14, title, 'name')}{rest}\n")
 
 
 # --- scales ------------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ def roofline(title: str, points: Sequence[Point], bandwidth: float, peak: float,
         return ""
     x = Scale(min(0.5 * min(p.intensity for p in points), knee / 4),
               max(2 * max(p.intensity for p in points), knee * 4), 56, width - 16, log=True)
-    y = Scale(min(values) / 2, peak * 1.6, height - 58, 30, log=True)
+    y = Scale(min(values) / 2, 1.8 * max(peak, *values), height - 58, 30, log=True)
     body = [_text(0, 14, title, "head")]
     for tick in x.ticks():
         body += [_segment(x(tick), y.end, x(tick), y.start, "grid"),

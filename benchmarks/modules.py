@@ -84,6 +84,7 @@ def mmdetection(kind: str, config: Mapping[str, Any]) -> tuple[dict[str, Provide
         theirs = getattr(mmdet.models, f"build_{kind}")({**config, **inputs["changes"]})
         theirs.load_state_dict(ours.state_dict())
         x = next(ours.parameters())
-        return {**inputs, "model": theirs.to(x.device, x.dtype).eval()}
+        theirs.to(x.device, x.dtype).eval()  # MMDetection's backbones return nothing from it
+        return {**inputs, "model": theirs}
 
     return {"mmdet": Provider(run, prepare)}, {}

@@ -226,6 +226,19 @@ def test_what_the_limit_cuts_off_says_so(monkeypatch, tmp_path):
     assert {row.status for row in records.load(tmp_path)} == {"left out"}
 
 
+def test_what_a_limit_may_cut_off_comes_last(tmp_path):
+    run = suite.Suite(CPU, QUICK, tmp_path, {}, 0.0, {})
+    names = ["multi_scale_deformable_attention", "swin_t", "dyrelu"]
+    cells = [(entry.name, entry.cpu and list(entry.cpu).index(shape), dtype)
+             for entry, shape, dtype in run.cells(names, (), ())]
+    assert [cell[1] for cell in cells] == sorted(cell[1] for cell in cells), "first shapes first"
+    assert [dtype for _, nth, dtype in cells if nth == 0] == ["fp32"] * 3 + ["bf16"] * 2
+    assert {dtype for name, _, dtype in cells if name == "swin_t"} == {"fp32"}
+    asked = run.cells(names, (), ["bf16"])
+    assert {dtype for *_, dtype in asked} == {"bf16"}
+    assert {entry.name for entry, *_ in asked} == set(names)
+
+
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (["--device", "tpu"], "device 'tpu'"), (["--device", "meta"], "a cpu or a cuda device"),
     (["fpn", "--kind", "model"], "fpn is of another kind than model"),

@@ -61,9 +61,9 @@ def test_commands_of_the_readme_exist():
 
 def test_the_pictures_are_small():
     assert README.index("docs/detections.png") < README.index("## ")
-    for name in ("detections.png", "features.png"):
+    for name in ("detections.png", "features.png", "benchmarks.svg"):
         assert f"docs/{name}" in README
-        assert 20_000 < (ROOT / "docs" / name).stat().st_size < 300_000
+        assert 5_000 < (ROOT / "docs" / name).stat().st_size < 300_000
 
 
 @pytest.mark.slow

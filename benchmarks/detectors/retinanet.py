@@ -31,13 +31,13 @@ _CONFIG: dict[str, Any] = {
 
 
 def _make(*, dtype: torch.dtype, device: torch.device, B: int, H: int, W: int, gts: int = 12,
-          depth: int = 50, channels: int = 256) -> Inputs:
+          depth: int = 50, base: int = 64, channels: int = 256) -> Inputs:
     from fastdet.models import build_detector
 
     torch.manual_seed(0)
-    widths = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
+    widths = [base * (4 if depth >= 50 else 1) * 2**i for i in range(4)]
     config = {
-        **_CONFIG, "backbone": {**_CONFIG["backbone"], "depth": depth},
+        **_CONFIG, "backbone": {**_CONFIG["backbone"], "depth": depth, "base_channels": base},
         "neck": {**_CONFIG["neck"], "in_channels": widths,
                  "out_channels": channels},
         "bbox_head": {**_CONFIG["bbox_head"], "in_channels": channels,
@@ -67,7 +67,7 @@ ENTRY = Entry(
     kind="detector",
     shapes={"800x1344_b2": {"B": 2, "H": 800, "W": 1344}},
     cpu={"256x320_b2": {"B": 2, "H": 256, "W": 320}},
-    tiny={"B": 2, "H": 64, "W": 96, "gts": 3, "depth": 18, "channels": 32},
+    tiny={"B": 2, "H": 64, "W": 96, "gts": 3, "depth": 18, "base": 8, "channels": 8},
     make=_make,
     providers={"eager": Provider(_run, context=by_reference, capturable=False),
                "fastdet": Provider(_run, capturable=False)},

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastdet.cli import bench, convert, verify
+from fastdet.cli import bench, convert, export, verify
 from fastdet.cli import run as run_command
 from fastdet.cli.arguments import add_demo, add_detect, add_test, add_train
 from fastdet.cli.errors import CliError, first_line
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     run_command.add(commands)
     verify.add(commands)
     convert.add(commands)
+    export.add(commands)
     for name, purpose in bench.COMMANDS.items():
         commands.add_parser(name, help=purpose, add_help=False)
     return parser

@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     cfg = read_config(args.config, args.cfg_options)
     distributed = start(args, cfg)
+    if distributed and args.show_dir:
+        raise CliError("--show-dir draws in one process; start fastdet test without torchrun")
     from fastdet.apis import multi_gpu_test, single_gpu_test
     from fastdet.apis.utils import build_ddp, build_dp
     from fastdet.datasets import build_dataloader, build_dataset, replace_ImageToTensor

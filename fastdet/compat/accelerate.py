@@ -165,7 +165,9 @@ def accelerate(model: nn.Module, fold: bool = False, device: torch.device | str 
         ['1']
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"accelerate: expected a torch.nn.Module, got {type(model).__name__}")
+        hint = "; eval() and train() of MMDetection's backbones return None, call them first" \
+            if model is None else ""
+        raise TypeError(f"accelerate: expected a torch.nn.Module, got {type(model).__name__}{hint}")
     if fold and any(m.training for m in model.modules()):
         raise ValueError("accelerate: fold=True makes a model for inference; call model.eval() "
                          "first")

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import small_detectors
 import torch
 
 from fastdet.apis import DetectionProgram, export_onnx, export_program
+from fastdet.cli import main
 from fastdet.testing import drawn
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")
@@ -101,3 +103,23 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match=r"onnx and onnxscript.*fastdet\[onnx\]"):
         export_onnx(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+def test_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = small_detectors.build("retinanet").eval()
+    Path("config.py").write_text(f"model = {small_detectors.CONFIGS['retinanet']!r}\n")
+    torch.save({"state_dict": model.state_dict(), "meta": {"CLASSES": tuple("abcde")}}, "it.pth")
+    given = ["export", "config.py", "--checkpoint", "it.pth", "--size", "96x128"]
+    assert main([*given, "--out", "it.pt2", "--fixed"]) == 0
+    assert "RetinaNet in it.pt2" in capsys.readouterr().out
+    img = image(1, 3, 96, 128)
+    found = torch.export.load("it.pt2").module()(img)
+    torch.testing.assert_close(found, DetectionProgram(model)(img))
+    for more, said in ((["--out", "it.tflite"], "must end in .onnx or .pt2"),
+                       (["--out", "it.pt2", "--size", "96"], "HEIGHTxWIDTH"),
+                       (["--out", "it.pt2", "--divisor", "64"], "multiples of divisor=64")):
+        assert main([*given, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.py", "it.pt2", "it.pth"]

@@ -111,6 +111,17 @@ def bbox2result(bboxes: Any, labels: Any, num_classes: int) -> list[np.ndarray]:
     return [bboxes[labels == i] for i in range(num_classes)]
 
 
+def _shared_shape(bboxes: Tensor, max_shape: Any) -> Any:
+    """(height, width, ...), if that is what all images have."""
+    first = max_shape[0]
+    if not isinstance(first, (Sequence, np.ndarray, Tensor)):
+        return max_shape
+    if isinstance(first, Tensor) or bboxes.dim() != 3 or len(max_shape) != bboxes.shape[0]:
+        return None
+    same = all(shape[0] == first[0] and shape[1] == first[1] for shape in max_shape)
+    return first if same else None
+
+
 def clip_boxes(bboxes: Tensor, max_shape: Any) -> Tensor:
     """Boxes moved into their image.
 
@@ -123,8 +134,9 @@ def clip_boxes(bboxes: Tensor, max_shape: Any) -> Tensor:
         ValueError: there is not one shape for each image.
     """
     if not isinstance(max_shape, Tensor):
-        if not isinstance(max_shape[0], (Sequence, np.ndarray, Tensor)):  # no device constant
-            h, w = max_shape[0], max_shape[1]
+        # One shape needs no constant on the device, and may be symbols of a compiler's.
+        if (shared := _shared_shape(bboxes, max_shape)) is not None:
+            h, w = shared[0], shared[1]
             x, y = bboxes[..., 0::2].clamp(0, w), bboxes[..., 1::2].clamp(0, h)
             return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
         max_shape = bboxes.new_tensor(np.asarray(max_shape)[..., :2])
