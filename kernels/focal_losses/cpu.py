@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .reference import EPS
 
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 
 
 def _power(base: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
@@ -50,15 +50,20 @@ def loss_and_slope(kind: str, x: Tensor, t: Tensor, first: float, second: float
     return focus * bce, dfocus * slope * bce + focus * (s - t)
 
 
-def _background(x: Tensor, gamma: float, factor: float, with_slope: bool
-                ) -> tuple[Tensor, Tensor | None]:
-    """Loss and derivative of ``sigmoid`` and ``quality`` where t is 0: factor s^gamma softplus."""
+def _background(x: Tensor, gamma: float, factor: float, weight: Tensor | None,
+                slope: Tensor | None) -> Tensor:
+    """Weighted sum of ``sigmoid`` and ``quality`` where t is 0, factor s^gamma softplus.
+
+    ``slope`` gets its derivative, s^gamma (gamma (1 - s) softplus + s).
+    """
     s, softplus = x.sigmoid(), F.softplus(x, threshold=40)
-    power = (s * s if gamma == 2 else s.pow(gamma)).mul_(factor)
-    slope = None
-    if with_slope:
-        slope = (1 - s).mul_(softplus).mul_(gamma).add_(s).mul_(power)
-    return power.mul_(softplus), slope
+    power = s * s if gamma == 2 else s.pow(gamma)
+    power.mul_(factor if weight is None else weight * factor)
+    total = torch.dot(power.flatten(), softplus.flatten())
+    if slope is not None:
+        softplus.addcmul_(softplus, s, value=-1).mul_(gamma).add_(s)
+        torch.mul(softplus, power, out=slope)
+    return total
 
 
 def focal_sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
@@ -86,25 +91,24 @@ def focal_sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weigh
     for start in range(0, n, step):
         rows = slice(start, start + step)
         part = x[rows].to(work)
-        dx: Tensor | None
+        mine = None if weight is None else weight[rows]
+        out = None if slope is None else slope[rows]
         if labels:
-            loss, dx = _background(part, first, factor, slope is not None)
-        else:
-            loss, dx = loss_and_slope(kind, part, target[rows].to(work), first, second)
-        sums.append((loss if weight is None else loss.mul_(weight[rows])).sum())
-        if slope is not None and dx is not None:
-            slope[rows] = dx if weight is None else dx.mul_(weight[rows])
+            sums.append(_background(part, first, factor, mine, out))
+            continue
+        loss, dx = loss_and_slope(kind, part, target[rows].to(work), first, second)
+        sums.append((loss if mine is None else loss.mul_(mine)).sum())
+        if out is not None:
+            out.copy_(dx if mine is None else dx.mul_(mine))
     if labels:
         row = ((target >= 0) & (target < c)).nonzero().view(-1)
         column = target[row]
         part = x[row, column].to(work)
+        mine = None if weight is None else weight.expand(n, c)[row, column]
         t = torch.ones_like(part) if values is None else values[row].to(work)
         loss, right = loss_and_slope(kind, part, t, first, second)
-        change = loss - _background(part, first, factor, False)[0]
-        if weight is not None:
-            mine = weight.expand(n, c)[row, column]
-            change, right = change * mine, right * mine
-        sums.append(change.sum())
+        sums.append((loss if mine is None else loss * mine).sum()
+                    - _background(part, first, factor, mine, None))
         if slope is not None:
-            slope[row, column] = right.to(slope.dtype)
+            slope[row, column] = (right if mine is None else right * mine).to(slope.dtype)
     return torch.stack(sums).sum() if sums else x.new_zeros((), dtype=work)

@@ -1,24 +1,28 @@
 """Window attention in plain torch, tuned.
 
-Padding, rolling, cutting into windows and splitting into heads are one gather of ``d``-wide rows,
-and all of it is undone by one more, so that the products run on contiguous operands. Gathers are
-each other's gradients, which autograd would turn into scatters; hence the backward by hand.
+Where a backward will follow, padding, rolling, cutting into windows and splitting into heads are
+one gather of ``d``-wide rows, and all of it is undone by one more, so that the products run on
+contiguous operands. Gathers are each other's gradients, which autograd would turn into scatters;
+hence the backward by hand. Without a backward tokens are gathered whole, and torch's fused
+attention takes the heads where they lie; it has no gradient for a bias.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..autograd import operator
 from .reference import MASK_VALUE, standard_index
 
 __all__ = ["window_attention_cpu"]
 
-#: Scores computed at a time on a CPU where no backward will ask for them.
-CACHED_SCORES = 2**18
+#: Bytes of q, k and v by windows that are made at a time where no backward will ask for them.
+CACHED_BYTES = 2**20
 
 
 class _Map(NamedTuple):
@@ -76,44 +80,81 @@ class _Map(NamedTuple):
         place = torch.cat([place[:self.H, self.W:].flatten(), place[self.H:].flatten()])
         return head.reshape(-1, 1) + (b[:, None] + place).flatten()
 
-    def pad_(self, x: Tensor, pad: Tensor, first: int) -> None:
-        """Write ``pad`` into the padded tokens of some rows of windows in place.
-
-        Args:
-            x: ``[..., d]``, the q, then the k, then the v of those windows, head by head.
-            pad: ``[3C]``.
-            first: the number of the first row of windows.
-        """
+    def pad_(self, x: Tensor, pad: Tensor) -> None:
+        """Write ``pad`` ``[3C]`` into the padded tokens of ``x`` ``[3, B, windows, heads, T, d]``
+        in place."""
         (down, across), w = self.grid, self.w
-        x = x.view(3, -1, across, self.heads, w, w, x.shape[-1])
+        x = x.view(3, self.B, down, across, self.heads, w, w, x.shape[-1])
         pad = pad.view(3, 1, 1, self.heads, 1, -1)
         for c in range(self.W, across * w):
             c = (c - self.shift) % (across * w)
-            x[:, :, c // w, :, :, c % w] = pad[:, 0]
+            x[:, :, :, c // w, :, :, c % w] = pad
         for r in range(self.H, down * w):
             r = (r - self.shift) % (down * w)
-            x[:, (r // w - first) % down::down, :, :, r % w] = pad
+            x[:, :, r // w, :, :, r % w] = pad
 
-    def mask_(self, scores: Tensor, first: int) -> None:
-        """Add the shift mask to some rows of windows in place, ``first`` being the first's number.
+    def masks(self) -> tuple[Tensor, Tensor]:
+        """Where a query and a key lie on different sides of the rolled border, ``[T, T]``: in the
+        last row of windows, and in the last column. In the corner either will do."""
+        late = torch.arange(self.w, device=self.device) >= self.w - self.shift
+        r = late[:, None].expand(self.w, self.w).flatten()
+        c = late.repeat(self.w)
+        return r[:, None] != r, c[:, None] != c
 
-        It is not zero in the last row and the last column of windows.
-        """
-        (down, across), w = self.grid, self.w
-        late = torch.arange(w, device=self.device) >= w - self.shift
-        r = late[:, None].expand(w, w).flatten()
-        c = late.repeat(w)
-        rows, columns = r[:, None] != r, c[:, None] != c
-        s = scores.view(-1, across, self.heads, w * w, w * w)
-        s[:, -1] += columns * MASK_VALUE
-        last = s[(down - 1 - first) % down::down]
-        last[:, :-1] += rows * MASK_VALUE
-        last[:, -1] += (rows & ~columns) * MASK_VALUE
+    def mask_(self, scores: Tensor) -> None:
+        """Add the shift mask to ``scores`` ``[B * windows, heads, T, T]`` in place."""
+        rows, columns = self.masks()
+        s = scores.view(self.B, *self.grid, *scores.shape[1:])
+        s[:, :, -1] += columns * MASK_VALUE
+        s[:, -1, :-1] += rows * MASK_VALUE
+        s[:, -1, -1] += (rows & ~columns) * MASK_VALUE
+
+    def groups(self, bias: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Windows that share a mask: the token ``[n, T]`` at each of their places (``B * H * W``
+        where padded) and what is added to their scores, ``[heads, T, T]``."""
+        (down, across), w, dev = self.grid, self.w, self.device
+        r = (torch.arange(down * w, device=dev) + self.shift) % (down * w)
+        c = (torch.arange(across * w, device=dev) + self.shift) % (across * w)
+        image = torch.arange(self.B, device=dev).view(-1, 1, 1) * (self.H * self.W)
+        token = image + r[:, None] * self.W + c
+        token.masked_fill_((r >= self.H)[:, None] | (c >= self.W), self.B * self.H * self.W)
+        token = token.view(self.B, down, w, across, w).transpose(2, 3).flatten(3)
+        if not self.shift:
+            yield token.flatten(0, 2), bias
+            return
+        rows, columns = (mask * MASK_VALUE for mask in self.masks())
+        yield token[:, :-1, :-1].flatten(0, 2), bias
+        yield token[:, :-1, -1].flatten(0, 1), bias + columns
+        yield token[:, -1, :-1].flatten(0, 1), bias + rows
+        yield token[:, -1, -1], bias + torch.minimum(rows, columns)
+
+
+def _without_backward(qkv: Tensor, bias: Tensor, pad: Tensor, m: _Map, scale: float) -> Tensor:
+    """A few windows at a time, which stay in the cache from their gather to their result."""
+    tokens, area = qkv.reshape(-1, qkv.shape[2]), m.w * m.w
+    c = qkv.shape[2] // 3
+    # Padded places read any token and write to one row more.
+    out = qkv.new_empty(len(tokens) + 1, c)
+    step = max(1, CACHED_BYTES // (area * 3 * c * qkv.element_size()))
+    padded = m.H % m.w or m.W % m.w
+    for windows, added in m.groups(bias):
+        for places in windows.split(step):
+            place = places.flatten()
+            x = tokens.index_select(0, place.clamp(max=len(tokens) - 1) if padded else place)
+            if padded:
+                x[place == len(tokens)] = pad
+            q, k, v = x.view(-1, area, 3, m.heads, c // m.heads).permute(2, 0, 3, 1, 4)
+            with torch.autocast("cpu", enabled=False):
+                x = F.scaled_dot_product_attention(q, k, v, added[None], scale=scale)
+            out.index_copy_(0, place, x.transpose(1, 2).reshape(-1, c))
+    return out[:-1].view(m.B, -1, c)
 
 
 # The two passes are custom ops because tracing the index arithmetic with symbolic sizes takes
 # minutes, and autograd's saved tensors are outputs because a custom op can save nothing else.
-@torch.library.custom_op("fastdet::window_attention_cpu", mutates_args=())
+@operator("window_attention_cpu", "(Tensor qkv, Tensor bias, Tensor pad, SymInt H, SymInt W, "
+          "SymInt heads, SymInt w, SymInt shift, float scale, float dropout_p, bool save) "
+          "-> (Tensor, Tensor, Tensor, Tensor)")
 def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, H: int, W: int, heads: int, w: int,
              shift: int, scale: float, dropout_p: float, save: bool
              ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -124,38 +165,27 @@ def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, H: int, W: int, heads: int,
     """
     m = _Map(qkv.shape[0], H, W, w, shift, heads, qkv.device)
     area, d = w * w, qkv.shape[2] // (3 * heads)
-    tokens = qkv.reshape(-1, d)
-    down, across = m.grid
-    lines, per_line = m.B * down, across * heads
-    rows = m.token_rows(3).view(3, lines, per_line * area)
     wide = torch.promote_types(qkv.dtype, bias.dtype)
-    out = qkv.new_empty(lines * per_line, area, d)
-    keep = qkv.new_empty(0, dtype=wide)
-    # Without a backward q, k, v by windows and the scores are worth no memory: a few lines of
-    # windows stay in the cache.
-    step = max(1, CACHED_SCORES // (per_line * area * area))
-    if save or dropout_p or qkv.device.type != "cpu":
-        step = max(1, lines)
-    for first in range(0, max(1, lines), step):
-        x = tokens.index_select(0, rows[:, first:first + step].flatten())
-        m.pad_(x, pad, first)
-        q, k, v = x.view(3, -1, area, d)
-        q.mul_(scale)
-        with torch.autocast(x.device.type, enabled=False):
-            p = torch.bmm(q, k.mT).view(-1, heads, area, area).to(wide).add_(bias)
-            if shift:
-                m.mask_(p, first)
-            torch.softmax(p, -1, out=p)
-            weights = p
-            if dropout_p:  # noise as F.dropout draws it for a tensor of this shape
-                keep = F.dropout(torch.ones_like(p), dropout_p)
-                weights = p * keep
-            part = out[first * per_line:(first + step) * per_line]
-            torch.bmm(weights.to(v.dtype).view(-1, area, area), v, out=part)
+    nothing, keep = qkv.new_empty(0), qkv.new_empty(0, dtype=wide)
+    if not save and not dropout_p and qkv.device.type == "cpu":
+        return _without_backward(qkv, bias.to(wide), pad, m, scale), nothing, keep, keep.clone()
+    x = qkv.reshape(-1, d).index_select(0, m.token_rows(3))
+    m.pad_(x, pad)
+    q, k, v = x.view(3, -1, area, d)
+    q.mul_(scale)
+    with torch.autocast(x.device.type, enabled=False):
+        p = torch.bmm(q, k.mT).view(-1, heads, area, area).to(wide).add_(bias)
+        if shift:
+            m.mask_(p)
+        torch.softmax(p, -1, out=p)
+        weights = p
+        if dropout_p:  # noise as F.dropout draws it for a tensor of this shape
+            keep = F.dropout(torch.ones_like(p), dropout_p)
+            weights = p * keep
+        out = torch.bmm(weights.to(v.dtype).view(-1, area, area), v)
     if not save:
-        x, p, keep = x.new_empty(0), p.new_empty(0), keep.new_empty(0)
-    out = out.view(-1, d)
-    out = out.index_select(0, m.window_rows(1)).view(m.B, H * W, heads * d)
+        x, p, keep = nothing, p.new_empty(0), keep.new_empty(0)
+    out = out.view(-1, d).index_select(0, m.window_rows(1)).view(m.B, H * W, heads * d)
     return out, x, p, keep
 
 
@@ -171,7 +201,9 @@ def _(qkv: Tensor, bias: Tensor, pad: Tensor, H: int, W: int, heads: int, w: int
             torch.empty_like(p) if dropout_p and save else p.new_empty(0))
 
 
-@torch.library.custom_op("fastdet::window_attention_cpu_backward", mutates_args=())
+@operator("window_attention_cpu_backward", "(Tensor grad, Tensor x, Tensor p, Tensor keep, "
+          "SymInt H, SymInt W, SymInt heads, SymInt w, SymInt shift, float scale, "
+          "bool needs_bias, bool needs_pad) -> (Tensor, Tensor, Tensor)")
 def _backward(grad: Tensor, x: Tensor, p: Tensor, keep: Tensor, H: int, W: int, heads: int,
               w: int, shift: int, scale: float, needs_bias: bool, needs_pad: bool
               ) -> tuple[Tensor, Tensor, Tensor]:
@@ -215,7 +247,7 @@ def _(grad: Tensor, x: Tensor, p: Tensor, keep: Tensor, H: int, W: int, heads: i
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, bias, pad, *ctx.sizes, _, _ = inputs
+    _, bias, pad, *ctx.map, _, _ = inputs
     ctx.save_for_backward(*output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -227,7 +259,7 @@ def _autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
     if grad is None:
         return tuple(nothing)
     _, needs_bias, needs_pad, *_ = ctx.needs_input_grad
-    dqkv, dbias, dpad = _backward(grad, *ctx.saved_tensors, *ctx.sizes, needs_bias, needs_pad)
+    dqkv, dbias, dpad = _backward(grad, *ctx.saved_tensors, *ctx.map, needs_bias, needs_pad)
     return (dqkv, dbias.to(ctx.types[0]) if needs_bias else None,
             dpad.to(ctx.types[1]) if needs_pad else None, *nothing[3:])
 

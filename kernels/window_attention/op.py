@@ -106,6 +106,7 @@ _CONFIGS: tuple[tuple[Any, ...], ...] = (
     (_ANY,     "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
     (_ANY,     "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    4,     1,      8),
     ("fwd",    "64",  "tcgen05", "half", "<=32", 64,      64,      _OWN,    4,     2,      2),
+    ("fwd",    "64",  "hip",     "half", "<=32", 64,      64,      _OWN,    4,     2,      2),
     ("fwd",    "64",  _ANY,      "half", "<=32", 64,      64,      _OWN,    4,     2,      3),
     ("fwd",    "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      2),
     (_ANY,     "64",  "hip",     _ANY,   _ANY,   64,      64,      16,      4,     1,      2),

@@ -27,9 +27,10 @@ def layer_cfg(*order, **kwargs):
 
 def test_ffn_keys_and_identity():
     ffn = FFN(8, 12, num_fcs=3, dropout_layer={"type": "DropPath", "drop_prob": 0.5}).eval()
+    ffn.double()  # in which the layers run as they are; float32 is test_linear.py's
     assert [k for k in ffn.state_dict() if "weight" in k] == [
         "layers.0.0.weight", "layers.1.0.weight", "layers.2.weight"]
-    x, identity = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    x, identity = torch.randn(2, 2, 5, 8, dtype=torch.float64)
     out = ffn.layers(x)
     assert torch.equal(ffn(x), x + out)
     assert torch.equal(ffn(x, identity), identity + out)

@@ -13,6 +13,7 @@ from fastdet.runner import BaseModule
 from fastdet.utils.types import Cfg, Size
 
 from .conv import build_conv_layer
+from .layers import convolve_to_tokens, run_layers
 from .norm import build_norm_layer
 
 __all__ = ["AdaptivePadding", "PatchEmbed", "PatchMerging"]
@@ -120,9 +121,7 @@ class PatchEmbed(BaseModule):
         """
         if self.adap_padding is not None:
             x = self.adap_padding(x)
-        x = self.projection(x)
-        hw = (x.shape[2], x.shape[3])
-        x = x.flatten(2).transpose(1, 2)
+        x, hw = convolve_to_tokens(self.projection, x)
         if self.norm is not None:
             x = self.norm(x)
         return x, hw
@@ -196,7 +195,7 @@ class PatchMerging(BaseModule):
         x = self._tile(x, rows, columns) if self._tiles else self.sampler(x).transpose(1, 2)
         if self.norm is not None:
             x = self.norm(x)
-        return self.reduction(x), (rows, columns)
+        return run_layers([self.reduction], x), (rows, columns)
 
     def _tile(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """What the sampler gives where windows tile the map, in one copy instead of three."""

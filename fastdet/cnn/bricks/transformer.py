@@ -19,6 +19,7 @@ from fastdet.utils.types import Cfg, InitCfg
 from .activation import build_activation_layer
 from .drop import DropPath, build_dropout
 from .fused import add_gelu_linear, bare, cast_dtype, casts
+from .layers import is_idle, run_layers
 from .norm import build_norm_layer
 from .patches import AdaptivePadding, PatchEmbed, PatchMerging
 from .registry import (
@@ -130,8 +131,11 @@ class FFN(BaseModule):
             (first, *_), last, _ = cast(Any, self.layers)
             if can_run_gelu_linear(cast_dtype(x), last.out_features) is None:
                 return add_gelu_linear(first(x), last, self.dropout_layer, identity)
-        out = self.dropout_layer(self._run_layers(x))
-        return identity + out if self.add_identity else out
+        residual = identity if self.add_identity else None
+        if is_idle(self.dropout_layer):
+            return self._run_layers(x, residual)
+        out = self.dropout_layer(self._run_layers(x, None))
+        return out if residual is None else residual + out
 
     def _is_gelu_alone(self) -> bool:
         """Whether two linear layers with a GELU between them, and stochastic depth, are all that
@@ -151,14 +155,18 @@ class FFN(BaseModule):
         first: Any = self.layers[0]
         return type(first) is Sequential and bare(self.layers, first) and casts(first[0])
 
-    def _run_layers(self, x: Tensor) -> Tensor:
+    def _run_layers(self, x: Tensor, residual: Tensor | None) -> Tensor:
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
-            return self.layers(x)
+            return run_layers([self.layers], x, residual)
         rows = max(1, self._PART_BYTES // (self.feedforward_channels * x.element_size()))
         tokens = x.reshape(-1, x.shape[-1])
         if tokens.shape[0] < 2 * rows:
-            return self.layers(x)
-        return torch.cat([self.layers(part) for part in tokens.split(rows)]).view(x.shape)
+            return run_layers([self.layers], x, residual)
+        parts = tokens.split(rows)
+        added = [None] * len(parts) if residual is None \
+            else residual.expand_as(x).reshape(tokens.shape).split(rows)
+        return torch.cat([run_layers([self.layers], part, r)
+                          for part, r in zip(parts, added)]).view(x.shape)
 
 
 @ATTENTION.register_module()

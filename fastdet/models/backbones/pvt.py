@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from fastdet.cnn import build_activation_layer, build_norm_layer
 from fastdet.cnn.bricks.drop import DropPath, build_dropout
-from fastdet.cnn.bricks.fused import add_gelu_linear, add_norm, bare, casts
+from fastdet.cnn.bricks.fused import add_gelu_linear, add_norm, bare, cast_dtype, casts
+from fastdet.cnn.bricks.layers import is_gelu, is_idle, run_layers
 from fastdet.cnn.bricks.transformer import MultiheadAttention, PatchEmbed
 from fastdet.cnn.utils.weight_init import (
     constant_init,
@@ -25,6 +26,7 @@ from fastdet.cnn.utils.weight_init import (
     trunc_normal_init,
 )
 from fastdet.kernels.gelu_linear import can_run_gelu_linear
+from fastdet.kernels.linear import linear
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
 from fastdet.runner import (
     BaseModule,
@@ -65,6 +67,20 @@ def _check_tokens(tokens: Tensor, hw_shape: Sequence[int]) -> None:
 def _as_tokens(x: Tensor) -> Tensor:
     """A map ``(B, C, H, W)`` as tokens ``(B, H * W, C)``."""
     return x.flatten(2).transpose(1, 2)
+
+
+def _linear(layer: Any, x: Tensor, **kwargs: Any) -> Tensor:
+    """A 1x1 convolution as a linear layer on tokens."""
+    return linear(x, layer.weight.flatten(1), layer.bias, **kwargs)
+
+
+def _convolve(layer: Any, x: Tensor) -> Tensor:
+    """A depthwise 3x3 convolution of a channels-last map, which torch's CPU copies to the other
+    layout and back if the weight is not channels last too; its one channel leaves that open."""
+    if x.device.type != "cpu" or not bare(layer):
+        return layer(x)
+    weight = layer.weight.to(memory_format=torch.channels_last)
+    return F.conv2d(x, weight, layer.bias, padding=1, groups=x.shape[1])
 
 
 class MixFFN(BaseModule):
@@ -115,20 +131,23 @@ class MixFFN(BaseModule):
             ValueError: ``x`` has not ``H * W`` tokens.
         """
         _check_tokens(x, hw_shape)
+        expand, *between, reduce, drop = self.layers
+        depthwise = between.pop(0) if isinstance(between[0], nn.Conv2d) else None
         identity = x if identity is None else identity
-        out = x
-        for layer in self.layers:
-            if type(layer) is nn.GELU and self._is_gelu_last() \
-                    and can_run_gelu_linear(out.dtype, self.embed_dims) is None:
-                last: Any = self.layers[-2]
-                return add_gelu_linear(out, last, self.dropout_layer, identity)
-            if not isinstance(layer, nn.Conv2d):
-                out = layer(out)
-            elif layer.groups == 1:
-                out = F.linear(out, layer.weight.flatten(1), layer.bias)
-            else:
-                out = _as_tokens(layer(_as_map(out, hw_shape)))
-        return identity + self.dropout_layer(out)
+        on_load = (type(between[0]) is nn.GELU and self._is_gelu_last()
+                   and can_run_gelu_linear(cast_dtype(x), self.embed_dims) is None)
+        gelu = depthwise is None and not on_load and is_gelu(between[0])
+        out = _linear(expand, x, gelu=gelu)
+        if depthwise is not None:
+            out = _as_tokens(_convolve(depthwise, _as_map(out, hw_shape)))
+        if on_load:
+            last: Any = reduce
+            return add_gelu_linear(out, last, self.dropout_layer, identity)
+        for layer in between[gelu:]:
+            out = layer(out)
+        if is_idle(drop) and is_idle(self.dropout_layer):
+            return _linear(reduce, out, residual=identity)
+        return identity + self.dropout_layer(drop(_linear(reduce, out)))
 
     def _is_gelu_last(self) -> bool:
         """Whether a GELU, a 1x1 convolution and stochastic depth are all that is left to run, and
@@ -200,14 +219,25 @@ class SpatialReductionAttention(MultiheadAttention):
             if min(hw_shape) < self.sr_ratio:
                 raise ValueError(f"a map of {hw_shape[0]} x {hw_shape[1]} is smaller than "
                                  f"sr_ratio={self.sr_ratio}; give a larger image")
-            reduced = self.norm(_as_tokens(self.sr(_as_map(tokens, hw_shape))))
+            reduced = self.norm(self._reduce(tokens, *hw_shape))
         attn, c = self.attn, self.embed_dims
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
         q_bias, kv_bias = (None, None) if bias is None else (bias[:c], bias[c:])
         out = spatial_reduction_attention(
-            F.linear(tokens, weight[:c], q_bias), F.linear(reduced, weight[c:], kv_bias),
+            linear(tokens, weight[:c], q_bias), linear(reduced, weight[c:], kv_bias),
             self.num_heads, dropout_p=attn.dropout if self.training else 0.0)
-        return self.proj_drop(attn.out_proj(out))
+        return run_layers([attn.out_proj, self.proj_drop], out)
+
+    def _reduce(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """The convolution, on a CPU as a linear layer on its windows: its kernel is its stride."""
+        if tokens.device.type != "cpu" or not bare(self.sr):
+            return _as_tokens(self.sr(_as_map(tokens, (height, width))))
+        r, c = self.sr_ratio, self.embed_dims
+        rows, columns = height // r, width // r
+        x = tokens.unflatten(1, (height, width))[:, :rows * r, :columns * r]
+        x = x.unflatten(2, (columns, r)).unflatten(1, (rows, r)).transpose(2, 3)
+        weight = self.sr.weight.permute(0, 2, 3, 1).reshape(c, -1)
+        return linear(x.reshape(-1, rows * columns, r * r * c), weight, self.sr.bias)
 
 
 class PVTEncoderLayer(BaseModule):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from fastdet.cnn import build_norm_layer, constant_init, trunc_normal_init
 from fastdet.cnn.bricks.drop import build_dropout
 from fastdet.cnn.bricks.fused import add_norm, bare, casts
+from fastdet.cnn.bricks.layers import run_layers
 from fastdet.cnn.bricks.transformer import FFN, PatchEmbed, PatchMerging
 from fastdet.kernels.window_attention import window_attention
 from fastdet.runner import BaseModule, CheckpointLoader, ModuleList, find_state_dict
@@ -180,7 +181,7 @@ class ShiftWindowMSA(BaseModule):
         if query.shape[1] != height * width:
             raise ValueError(f"{query.shape[1]} tokens cannot be a map of {height} x {width}")
         msa = self.w_msa
-        qkv = msa.qkv(query)
+        qkv = run_layers([msa.qkv], query)
         # Padded tokens are zeros before the projection, hence its bias after it.
         pad = None if msa.qkv.bias is None else msa.qkv.bias.to(qkv.dtype)
         out = window_attention(
@@ -188,7 +189,7 @@ class ShiftWindowMSA(BaseModule):
             window_size=self.window_size, shift=self.shift_size, scale=msa.scale, pad_value=pad,
             dropout_p=msa.attn_drop.p if msa.attn_drop.training else 0.0,
             relative_position_index=None if msa._standard_index else msa.relative_position_index)
-        return msa.proj_drop(msa.proj(out))
+        return run_layers([msa.proj, msa.proj_drop], out)
 
 
 class SwinBlock(BaseModule):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastdet.cnn import build_activation_layer, build_norm_layer
+from fastdet.cnn.bricks.layers import run_layers
 from fastdet.kernels.dynamic_conv import dynamic_conv, two_products
 from fastdet.runner import BaseModule
 from fastdet.utils.types import Cfg
@@ -39,6 +41,9 @@ class DynamicConv(BaseModule):
 
     Source: Sparse R-CNN, https://arxiv.org/abs/2011.12450
     """
+
+    #: Bytes of generated weights at a time where they need not be kept.
+    _PART_BYTES = 16 << 20
 
     norm_in: Any
     norm_out: Any
@@ -92,7 +97,19 @@ class DynamicConv(BaseModule):
         if self.with_proj and regions.shape[2] != self.input_feat_shape**2:
             raise ValueError(f"DynamicConv: its fc_layer takes {self.input_feat_shape}^2 places, "
                              f"got input_feature {list(input_feature.shape)}")
-        params = self.dynamic_layer(param_feature)
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or regions.device.type != "cpu":
+            return self._filter(param_feature, regions)
+        # Weights of a few proposals at a time are memory that malloc can reuse, not fresh pages.
+        size = (self.num_params_in + self.num_params_out) * param_feature.element_size()
+        step = max(1, self._PART_BYTES // size)
+        if n <= step:
+            return self._filter(param_feature, regions)
+        return torch.cat([self._filter(*part) for part in zip(param_feature.split(step),
+                                                              regions.split(step))])
+
+    def _filter(self, param_feature: Tensor, regions: Tensor) -> Tensor:
+        """The same for ``(N, in_channels, S)``."""
+        params = run_layers([self.dynamic_layer], param_feature)
         if (_is_affine_layer_norm(self.norm_in, self.feat_channels)
                 and _is_affine_layer_norm(self.norm_out, self.out_channels)
                 and type(self.activation) is nn.ReLU):
@@ -108,4 +125,4 @@ class DynamicConv(BaseModule):
                 lambda t: self.activation(self.norm_out(t)))
         if not self.with_proj:
             return features
-        return self.activation(self.fc_norm(self.fc_layer(features.flatten(1))))
+        return self.activation(self.fc_norm(run_layers([self.fc_layer], features.flatten(1))))
