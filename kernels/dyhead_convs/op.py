@@ -81,7 +81,8 @@ def pyramid_reason(sizes: Sequence[tuple[int, int]]) -> Reason | None:
 def can_run_dyhead_convs(x: Sequence[Tensor], numbers: Sequence[Tensor], out_channels: int
                          ) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    if reason := dtype_reason(*x, *numbers) or pyramid_reason([t.shape[2:] for t in x]):
+    if reason := dtype_reason(*x, *numbers) or pyramid_reason(
+            [(t.shape[2], t.shape[3]) for t in x]):
         return reason
     if max(x[0][:1].numel(), out_channels * x[0][:1, 0].numel()) * TAPS >= 2**31:
         return "its kernels find their way inside an image in 32 bits"
