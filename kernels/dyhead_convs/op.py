@@ -341,7 +341,7 @@ def _autograd(ctx: Any, dmaps: Tensor | None, *_: Any) -> tuple[Any, ...]:
     dxs: list[Tensor | None] = [None] * MAX_LEVELS
     if data:
         parts = dx.split([t[:, 0].numel() for t in x])
-        dxs[:len(x)] = [part.view(t.shape[0], *t.shape[2:], -1).permute(0, 3, 1, 2)
+        dxs[:len(x)] = [part.view(t.shape[0], *t.shape[2:], t.shape[1]).permute(0, 3, 1, 2)
                         for part, t in zip(parts, x)]
     weights: list[Tensor | None] = [g.to(dtype) for g, dtype in zip(rest[-3:], ctx.dtypes)]
     if len(x) == 1:  # it has no use for the weights of low and high
