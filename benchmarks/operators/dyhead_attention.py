@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,8 +41,9 @@ def _make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W
 
 
 def _run(x: Inputs) -> list[Tensor]:
-    parameters = Attention(groups=x["groups"], **{
-        name: tuple(x[f"{name}{i}"] for i in range(n)) for name, n in PARAMETERS.items()})
+    given: dict[str, Any] = {
+        name: tuple(x[f"{name}{i}"] for i in range(n)) for name, n in PARAMETERS.items()}
+    parameters = Attention(groups=x["groups"], **given)
     convolved = Convolved(x["maps"], x["stats"], x["parts"], x["pyramid"], x["tile"])
     with torch.autocast(x["maps"].device.type, dtype=x["amp"], enabled=x["amp"] is not None):
         return dyhead_attention(convolved, parameters)
