@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .dispatch import Reason
 
-__all__ = ["DTYPES", "Config", "dtype_reason", "next_power_of_2", "optional_empty", "options",
-           "partial_sums"]
+__all__ = ["DTYPES", "Config", "autocasting", "dtype_reason", "next_power_of_2", "optional_empty",
+           "options", "partial_sums"]
 
 #: What the kernels read and write. Sums are in float32 whatever the type.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -25,6 +25,11 @@ def dtype_reason(*tensors: Tensor | torch.dtype) -> Reason | None:
         if dtype not in DTYPES:
             return f"its kernels take float32, float16 and bfloat16, not {str(dtype)[6:]}"
     return None
+
+
+def autocasting(device: torch.device) -> bool:
+    """Whether autocast is on there; torch raises where it was asked of the meta device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def next_power_of_2(n: int, least: int = 1) -> int:

@@ -92,7 +92,8 @@ def test_arguments_are_specialised_as_the_jit_does():
     compiled, _ = facts_of(launch_of(x[1:], n=16, step=32), "sm_90")
     assert compiled.src.signature == {
         "x_ptr": "*fp16", "out_ptr": "*fp32", "n": "i32", "step": "i32",
-        "nothing_ptr": "constexpr", "BLOCK": "constexpr", "DOUBLE": "constexpr"}
+        "nothing_ptr": "constexpr", "BLOCK": "constexpr", "DOUBLE": "constexpr",
+        "DOT": "constexpr"}
     divisible = {path[0] for path, attrs in compiled.src.attrs.items() if attrs}
     # Not x, which starts two bytes into its storage; not n, which is not to be specialised.
     assert divisible == {1, 3}

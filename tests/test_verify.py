@@ -90,7 +90,7 @@ def test_the_command_fails_on_a_fault(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["nothing"], "unknown operator 'nothing', expected one of carafe,"),
+    (["nothing"], "unknown operator 'nothing', expected one of add_layer_norm, carafe,"),
     (["--dtypes", "fp8"], "unknown data type 'fp8', expected one of fp32, fp16, bf16"),
     (["--device", "cuda:77"], "device 'cuda:77'"),
     (["valid_flags", "--dtypes", "bf16"], "has none of the data types")])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import dtype_reason, next_power_of_2, partial_sums
+from ..common import autocasting, dtype_reason, next_power_of_2, partial_sums
 from ..dispatch import Reason, use_triton
 from ..launch import launch, num_sms
 from .reference import add_layer_norm_reference
@@ -193,8 +193,7 @@ def add_layer_norm(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tenso
                          f"{list(scale.shape)}")
     if dtype is None:
         dtype = x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
-        kind = x.device.type
-        if kind != "cpu" and torch.is_autocast_enabled(kind) and dtype != torch.float64:
+        if x.device.type != "cpu" and autocasting(x.device) and dtype != torch.float64:
             dtype = torch.float32
     if not use_triton(name, x.device, can_run_add_layer_norm(x, weight, dtype)):
         return add_layer_norm_reference(x, branch, weight, bias, eps, scale, dtype)

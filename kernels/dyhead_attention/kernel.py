@@ -191,6 +191,8 @@ def dyhead_attention_factors_kernel(moments_ptr, mid_weight, mid_bias, low_weigh
             share, CG)
         constant += c
         mean += m
+    else:  # there is no finer level
+        tl.store(factors_ptr + plane + at, 0.0, mask=mask)
     if level < L - 1:
         c, m = _forward(
             moments_ptr + 6 * plane, high_weight, high_bias, factors_ptr + 2 * plane, attention,
@@ -198,6 +200,8 @@ def dyhead_attention_factors_kernel(moments_ptr, mid_weight, mid_bias, low_weigh
             share, CG)
         constant += c
         mean += m
+    else:
+        tl.store(factors_ptr + 2 * plane + at, 0.0, mask=mask)
     tl.store(factors_ptr + 3 * plane + at, constant, mask=mask)
     tl.store(mean_ptr + at, mean, mask=mask)
 

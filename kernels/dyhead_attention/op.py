@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import dtype_reason, next_power_of_2, partial_sums
+from ..common import autocasting, dtype_reason, next_power_of_2, partial_sums
 from ..dispatch import Reason, use_triton
 from ..dyhead_convs.op import MAX_LEVELS, Convolved, Pyramid, one_order, padded, pyramid_reason
 from ..launch import launch
@@ -160,8 +160,8 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
         squeeze, _, excite, excite_bias = (t.float() for t in parameters[8:])
         # What the clamp saw is made again: a coefficient at a limit does not say from which side.
         linear = _linear(torch.addmm(excite_bias, hidden, excite.t()), relu_act)
-        shut = (linear < relu_act[2]) | (linear > relu_act[3])
-        dlogit = (dcoeffs / relu_act[1]).masked_fill_(shut, 0.0)
+        open_ = (linear >= relu_act[2]) & (linear <= relu_act[3])  # a NaN is not
+        dlogit = (dcoeffs / relu_act[1]).masked_fill_(~open_, 0.0)
         dhidden = (dlogit @ excite).masked_fill_(hidden <= 0, 0.0)
         dmean = dhidden @ squeeze
         of_relu = (dhidden.t() @ mean, dhidden.sum(0), dlogit.t() @ hidden, dlogit.sum(0))
@@ -255,7 +255,7 @@ def dyhead_attention(convolved: Convolved, parameters: Attention, *, channels_la
     _check(convolved, parameters)
     maps, p = convolved.maps, parameters
     device = maps.device
-    autocast = torch.is_autocast_enabled(device.type)
+    autocast = autocasting(device)
     dtype = torch.promote_types(maps.dtype, torch.float32) if autocast else maps.dtype
     if not use_triton("dyhead_attention", device, can_run_dyhead_attention(convolved, p.groups)):
         order = torch.channels_last if channels_last else torch.contiguous_format

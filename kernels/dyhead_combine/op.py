@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common import dtype_reason, next_power_of_2
+from ..common import autocasting, dtype_reason, next_power_of_2
 from ..dispatch import Reason, use_triton
 from ..launch import launch
 from .reference import Branch, dyhead_combine_reference
@@ -242,7 +242,7 @@ def dyhead_combine(branches: Sequence[Branch | None], attention_weight: Tensor,
     _check(mid, low, high, attention_weight, attention_bias, groups)
     x = mid.x
     present = [b for b in branches if b is not None]
-    autocast = torch.is_autocast_enabled(x.device.type)
+    autocast = autocasting(x.device)
     if not use_triton("dyhead_combine", x.device, can_run_dyhead_combine(x, groups)):
         with torch.autocast(x.device.type, enabled=False):
             if autocast:

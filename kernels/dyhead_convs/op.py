@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import dtype_reason, next_power_of_2
+from ..common import autocasting, dtype_reason, next_power_of_2
 from ..deform_conv2d.op import Config, tile_config
 from ..dispatch import Reason, use_triton
 from ..fixed_point import fixed_point_scale
@@ -176,8 +176,7 @@ def channels_last_maps(x: Sequence[Tensor]) -> list[Tensor]:
         The same maps, channels last, under autocast of its type.
     """
     device = x[0].device
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) \
-        else x[0].dtype
+    dtype = torch.get_autocast_dtype(device.type) if autocasting(device) else x[0].dtype
     ready = all(t.dtype == dtype and t.is_contiguous(memory_format=torch.channels_last) for t in x)
     if ready or not use_triton("dyhead_convs", device, can_run_dyhead_convs(x, [], 1)):
         return list(x)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import dtype_reason, next_power_of_2, options
+from ..common import autocasting, dtype_reason, next_power_of_2, options
 from ..dispatch import Reason, use_triton
 from ..launch import Program, capability, dot_precision
 from .reference import dynamic_conv_reference
@@ -230,10 +230,10 @@ def dynamic_conv(x: Tensor, params: Tensor, norm_in_weight: Tensor, norm_in_bias
     if any(t.device != x.device for t in (params, *norms)):
         raise ValueError(f"{name}: x is on {x.device}, params on {params.device}, the norms on "
                          f"{', '.join(str(t.device) for t in norms)}")
-    kind, dtype = x.device.type, params.dtype
-    if torch.is_autocast_enabled(kind):
+    dtype = params.dtype
+    if autocasting(x.device):
         if dtype == torch.float32:
-            dtype = torch.get_autocast_dtype(kind)
+            dtype = torch.get_autocast_dtype(x.device.type)
             params = params.to(dtype)
     elif x.dtype != dtype:
         raise ValueError(f"{name}: x is {x.dtype}, params {dtype}; they may differ only "

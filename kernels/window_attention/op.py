@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import dtype_reason, next_power_of_2, partial_sums
+from ..common import autocasting, dtype_reason, next_power_of_2, partial_sums
 from ..dispatch import Reason, use_triton
 from ..launch import Program, capability, dot_precision, launch, num_sms
 from .cpu import window_attention_cpu
@@ -372,9 +372,8 @@ def window_attention(
     index = relative_position_index
     _check(qkv, relative_position_bias_table, hw, num_heads, window_size, shift, pad_value,
            dropout_p, index)
-    kind = qkv.device.type
-    if torch.is_autocast_enabled(kind) and qkv.dtype == torch.float32:
-        qkv = qkv.to(torch.get_autocast_dtype(kind))
+    if autocasting(qkv.device) and qkv.dtype == torch.float32:
+        qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
     reason = can_run_window_attention(qkv, window_size, num_heads, index)
     if not use_triton("window_attention", qkv.device, reason):
         return window_attention_cpu(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from fastdet.kernels.add_layer_norm import add_layer_norm
+from fastdet.kernels.common import autocasting
 from fastdet.kernels.gelu_linear import gelu_linear
 
 from .drop import DropPath
@@ -34,8 +35,7 @@ def casts(reader: nn.Module) -> bool:
 
 def cast_dtype(x: Tensor) -> torch.dtype:
     """The type that autocast casts ``x`` to where a product reads it; without autocast, its own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return torch.get_autocast_dtype(x.device.type) if autocasting(x.device) else x.dtype
 
 
 def add_norm(norm: nn.Module, x: Tensor, branch: Tensor | None = None,
