@@ -44,9 +44,9 @@ FIRST = [path for path, first in THERE if first]
 VARIANTS = [path for path, first in THERE if not first]
 
 
-#: What of a float32 record the processor decides. MaskFormer's best two masks are as good as equal in
-#: some pixels (a difference below float32's rounding): areas in the record are up to six pixels from
-#: those in float64, and MMDetection itself is off it by as many on another processor.
+#: What of a float32 record the processor decides. In some pixels MaskFormer's best two masks are
+#: as good as equal (a difference below float32's rounding): areas in the record are up to six
+#: pixels from those in float64, and MMDetection is off it by as many on another processor.
 UNDECIDED = {"maskformer": ".pan_results.areas:"}
 
 
