@@ -176,7 +176,7 @@ def ratios(title: str, columns: Sequence[str],
     high = min(max(2.0, *(bar.ratio for bar in bars)) * 1.1, 17.0)
     wide = 1 if math.log2(high / low) * 26 <= area else 2
     ticks = [2.0**k for k in range(-4, 6) if k % wide == 0 and low <= 2.0**k <= high]
-    width = label + len(columns) * (area + beside)
+    width = label + len(columns) * (area + beside) + 16  # fonts differ in width
     body, y, top = [], 44.0, 30.0
     places: list[tuple[float, str, str, Mapping[str, Bar]]] = []
     headings = []
