@@ -193,8 +193,8 @@ def add_layer_norm(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tenso
                          f"{list(scale.shape)}")
     if dtype is None:
         dtype = x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
-        if x.device.type != "cpu" and autocasting(x.device) and dtype != torch.float64:
-            dtype = torch.float32
+        if x.device.type != "cpu" and autocasting(x.device):
+            dtype = torch.promote_types(dtype, torch.float32)
     if not use_triton(name, x.device, can_run_add_layer_norm(x, weight, dtype)):
         return add_layer_norm_reference(x, branch, weight, bias, eps, scale, dtype)
     total, normed, _ = _forward(x, branch, scale, weight, bias, eps, dtype)

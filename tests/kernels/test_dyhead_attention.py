@@ -47,8 +47,8 @@ def combine(case, leaves, groups=2, channels_last=False, **kwargs):
         torch.zeros(0, 1, 3, leaves["maps"].shape[1]), torch.zeros(0, 1))
     parameters = {name: tuple(leaves[f"{name}{i}"] for i in range(n)) for name, n in PARTS.items()}
     return dyhead_attention(Convolved(leaves["maps"], *stats, pyramid, TILE),
-                          Attention(groups=groups, **parameters, **kwargs),
-                          channels_last=channels_last)
+                            Attention(groups=groups, **parameters, **kwargs),
+                            channels_last=channels_last)
 
 
 def run(case, leaves, given, **kwargs):

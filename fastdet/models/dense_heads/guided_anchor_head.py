@@ -223,7 +223,7 @@ class GuidedAnchorHead(AnchorHead):
         return of_levels[0], of_levels[1], found.numel() / 200
 
     def shape_targets(self, levels: Sequence[Tensor], inside: Tensor, approxs: Tensor,
-                         gts: GroundTruth) -> tuple[Tensor, Tensor, Tensor]:
+                      gts: GroundTruth) -> tuple[Tensor, Tensor, Tensor]:
         """Which squares learn a shape, and from which gt (section 3.5).
 
         Args:
