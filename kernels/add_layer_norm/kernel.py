@@ -47,17 +47,17 @@ def add_layer_norm_fwd_kernel(
     tl.store(stats_ptr + rows + row, over, mask=row < rows)
 
 
-@triton.jit(do_not_specialize=["rows", "rows_per_sample", "blocks", "programs"])
+@triton.jit(do_not_specialize=["rows", "rows_per_sample"])
 def add_layer_norm_bwd_kernel(
         grad_total_ptr, grad_ptr, total_ptr, stats_ptr, weight_ptr, scale_ptr, dx_ptr, dbranch_ptr,
-        partial_ptr, rows, rows_per_sample, blocks, programs, C: tl.constexpr,
-        HAS_TOTAL: tl.constexpr, HAS_BRANCH: tl.constexpr, HAS_SCALE: tl.constexpr,
-        NEEDS_WEIGHT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
+        partial_ptr, rows, rows_per_sample, C: tl.constexpr, HAS_TOTAL: tl.constexpr,
+        HAS_BRANCH: tl.constexpr, HAS_SCALE: tl.constexpr, NEEDS_WEIGHT: tl.constexpr,
+        BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
     """dx, dbranch, and each program's sums for the gradients of weight and bias.
 
     With ``y = (total - mean) / deviation`` and ``g = weight * grad``:
     ``dx = grad_total + (g - mean(g) - y * mean(g * y)) / deviation``, ``dbranch = scale * dx``.
-    Grid ``(programs,)``; a program owns blocks ``pid, pid + programs, ...`` of BLOCK_M rows.
+    Grid ``(programs,)``; a program owns blocks ``pid, pid + programs, ...`` of BLOCK_M rows each.
     grad_total is read with HAS_TOTAL, dbranch written with HAS_BRANCH; partial
     ``[programs, 2, C]`` fp32 is written with NEEDS_WEIGHT.
     """
@@ -66,7 +66,7 @@ def add_layer_norm_bwd_kernel(
     weight = tl.load(weight_ptr + offs_c, mask=offs_c < C, other=0.0).to(tl.float32)
     dweight = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     dbias = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
-    for block in range(pid, blocks, programs):
+    for block in range(pid, tl.cdiv(rows, BLOCK_M), tl.num_programs(0)):
         row = tl.cast(block, tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = (row < rows)[:, None] & (offs_c < C)[None, :]
         at = row[:, None] * C + offs_c[None, :]

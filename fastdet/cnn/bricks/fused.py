@@ -54,7 +54,8 @@ def add_norm(norm: nn.Module, x: Tensor, branch: Tensor | None = None,
             :func:`casts`), which is then handed over as autocast would cast it.
 
     Returns:
-        The sum and the normalised tensor.
+        The sum and the normalised tensor. Without a branch the sum is ``x``: whoever reads it from
+        here on has the two gradients added in the norm's backward pass.
     """
     scale = None
     if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None \
