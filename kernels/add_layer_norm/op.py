@@ -157,8 +157,8 @@ def _autograd(ctx: Any, grad_total: Tensor | None, grad: Tensor | None, _stats: 
     # Where nothing tells them apart, one tensor is the gradient of both.
     apart = needs_branch and (branch_dtype != x_dtype or scale is not None)
     dx, dbranch, dweights = _backward(
-        grad_total if ctx.has_total else None, grad, total, stats, scale if apart else None, weight, x_dtype,
-        branch_dtype if apart else None, needs_weight or needs_bias)
+        grad_total if ctx.has_total else None, grad, total, stats, scale if apart else None,
+        weight, x_dtype, branch_dtype if apart else None, needs_weight or needs_bias)
     if needs_branch and not apart:
         dbranch = dx
     dweight = dbias = None
