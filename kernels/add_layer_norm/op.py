@@ -26,6 +26,11 @@ _WIDEST = 4096
 
 def can_run_add_layer_norm(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
+    return row_reason(x, weight, dtype)
+
+
+def row_reason(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Reason | None:
+    """Why a program cannot normalise rows as long as ``weight``, from one type to the other."""
     if reason := dtype_reason(x, weight, dtype):
         return reason
     if weight.shape[0] > _WIDEST:
@@ -33,22 +38,28 @@ def can_run_add_layer_norm(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Rea
     return None
 
 
-class _Config(NamedTuple):
+#: Tiles of a program of the backward, where there are as many: each program leaves a partial sum.
+_LEAST_TILES = 4
+
+
+class RowConfig(NamedTuple):
+    """Tiles of whole rows that are normalised."""
+
     block_m: int  # rows of a tile
     block_c: int  # their channels
     num_warps: int
     per_sm: int  # programs whose registers a multiprocessor has room for
 
+    def programs(self, tiles: int, multiprocessors: int) -> int:
+        """Programs that walk over tiles."""
+        return min(self.per_sm * multiprocessors, -(-tiles // _LEAST_TILES))
 
-def _config(channels: int, backward: bool) -> _Config:
+
+def row_config(channels: int, backward: bool) -> RowConfig:
     """Tiles of 2048 elements forward and 1024 backward, which has five of them in registers."""
     block_c = next_power_of_2(channels, 16)
     block_m = max(1, (1024 if backward else 2048) // block_c)
-    return _Config(block_m, block_c, 8, 2) if block_c > 2048 else _Config(block_m, block_c, 4, 6)
-
-
-#: Tiles of a program of the backward, where there are as many: each program leaves a partial sum.
-_LEAST_TILES = 4
+    return RowConfig(block_m, block_c, *((8, 2) if block_c > 2048 else (4, 6)))
 
 
 class _Plan(NamedTuple):
@@ -65,14 +76,13 @@ def _plan(shape: torch.Size, multiprocessors: int, **has: int) -> _Plan:
     from . import kernel
 
     backward, rows = multiprocessors > 0, math.prod(shape[:-1])
-    config = _config(shape[-1], backward)
-    programs = -(-rows // config.block_m)
-    if backward:
-        programs = min(config.per_sm * multiprocessors, -(-programs // _LEAST_TILES))
+    config = row_config(shape[-1], backward)
+    tiles = -(-rows // config.block_m)
     program = Program(
         kernel.add_layer_norm_bwd_kernel if backward else kernel.add_layer_norm_fwd_kernel,
         C=shape[-1], **has, **options(config))
-    return _Plan(program, (programs,), (rows, max(1, rows // max(1, shape[0]))))
+    return _Plan(program, (config.programs(tiles, multiprocessors) if backward else tiles,),
+                 (rows, max(1, rows // max(1, shape[0]))))
 
 
 @operator(

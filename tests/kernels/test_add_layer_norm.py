@@ -126,7 +126,7 @@ def test_the_gradient_of_a_sum_without_a_branch_comes_back_in_the_same_pass(
 def test_many_programs_sum_in_one_order(kernel_device, monkeypatch):
     """Each program walks over several tiles; the partial sums make the same bits every time."""
     op_module._plan.cache_clear()
-    monkeypatch.setattr(op_module, "_config", lambda *_: op_module._Config(4, 32, 4, 3))
+    monkeypatch.setattr(op_module, "row_config", lambda *_: op_module.RowConfig(4, 32, 4, 3))
     tensors = inputs(2, 33, 24, FULL, FULL, kernel_device)
     grads = [torch.randn(2, 33, 24, device=kernel_device) for _ in range(2)]
     got, again = run(tensors, grads), run(tensors, grads)
