@@ -20,9 +20,7 @@ def _make(*, dtype: torch.dtype, device: torch.device, B: int, H: int, W: int, C
 
 
 def _run(x: Inputs) -> Tensor:
-    # In double precision where the inputs were made so.
-    dtype = torch.promote_types(x["dtype"], torch.float64) \
-        if x["x"].dtype == torch.float64 else x["dtype"]
+    dtype = torch.float64 if x["x"].dtype == torch.float64 else x["dtype"]  # as for the truth
     return merge_layer_norm(x["x"], x["hw"], x["weight"], x["bias"], dtype=dtype)
 
 
@@ -49,5 +47,5 @@ ENTRY = Entry(
     providers=against_reference(_run),
     work=_work,
     kernels=("merge_layer_norm_",),
-    ledger=("swin_t_s1_b2/fp32", "swin_t_s1_b2/bf16", "swin_t_s3_b2/fp16"),
+    ledger=("swin_t_s1_b2/fp32", "swin_t_s3_b2/bf16"),
 )
