@@ -248,11 +248,9 @@ def _shape(x: Iterable[int], offset: Iterable[int], weight: Iterable[int], group
 def _packed(weight: Tensor, shape: _Shape) -> Tensor:
     """``[taps, channels of a packed group, O]`` of a weight ``[O, C / groups, kH, kW]``."""
     weight = weight.contiguous().view(*shape.filters)
-    if shape.pack == 1:
-        packed = weight.permute(4, 1, 3, 0, 2).contiguous()
-    else:
-        packed = weight.new_zeros(shape.packed)
-        packed.diagonal(0, 1, 4).copy_(weight.permute(4, 3, 0, 2, 1))
+    # Never the weight's own memory: an operator's result may not be its argument.
+    packed = (weight.new_empty if shape.pack == 1 else weight.new_zeros)(shape.packed)
+    packed.diagonal(0, 1, 4).copy_(weight.permute(4, 3, 0, 2, 1))
     return packed.view(shape.taps, -1, shape.O)
 
 
