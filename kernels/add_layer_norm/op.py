@@ -85,12 +85,8 @@ def _plan(shape: torch.Size, multiprocessors: int, **has: int) -> _Plan:
                  (rows, max(1, rows // max(1, shape[0]))))
 
 
-@operator(
-    "add_layer_norm",
-    "(Tensor x, Tensor? branch, Tensor? scale, Tensor weight, Tensor bias, float eps, "
-    "ScalarType dtype) -> (Tensor, Tensor, Tensor)")
-def _forward(x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor,
-             eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _launch(x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor,
+            eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     x = x.contiguous()
     plan = _plan(x.shape, 0, HAS_BRANCH=int(branch is not None), HAS_SCALE=int(scale is not None))
     if branch is None:
@@ -104,6 +100,12 @@ def _forward(x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Ten
                  weight.contiguous(), bias.contiguous(), total, out, stats, *plan.numbers, eps,
                  device=x.device)
     return total, out, stats
+
+
+_forward = operator(
+    "add_layer_norm",
+    "(Tensor x, Tensor? branch, Tensor? scale, Tensor weight, Tensor bias, float eps, "
+    "ScalarType dtype) -> (Tensor, Tensor, Tensor)", saved=1)(_launch)
 
 
 @_forward.register_fake
@@ -153,11 +155,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.dtypes = x.dtype, None if branch is None else branch.dtype, weight.dtype, bias.dtype
     ctx.normed_dtype = inputs[-1]
     ctx.has_total = branch is not None or total is x
-    ctx.mark_non_differentiable(stats)
     ctx.set_materialize_grads(False)  # a pass over zeros for a sum that nobody reads
 
 
-def _autograd(ctx: Any, grad_total: Tensor | None, grad: Tensor | None, _stats: None
+def _autograd(ctx: Any, grad_total: Tensor | None, grad: Tensor | None, *_: None
               ) -> tuple[Any, ...]:
     x_dtype, branch_dtype, weight_dtype, bias_dtype = ctx.dtypes
     total, stats, scale, weight = ctx.saved_tensors
@@ -189,11 +190,11 @@ class _Alone(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        _, normed, stats = _forward(*inputs)
-        output = inputs[0], normed, stats
-        _setup_context(ctx, inputs, output)
-        return output
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        x = inputs[0]
+        _, normed, stats = _launch(*inputs)
+        _setup_context(ctx, inputs, (x, normed, stats))
+        return x, normed
 
     backward = staticmethod(_autograd)
 
@@ -246,7 +247,7 @@ def add_layer_norm(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tenso
         return add_layer_norm_reference(x, branch, weight, bias, eps, scale, dtype)
     inputs = x, branch, scale, weight, bias, eps, dtype
     if branch is not None:
-        return _forward(*inputs)[:2]
+        return _forward(*inputs)
     if x.requires_grad and torch.is_grad_enabled() and not tracing():
-        return _Alone.apply(*inputs)[:2]
+        return _Alone.apply(*inputs)
     return x, _forward(*inputs)[1]

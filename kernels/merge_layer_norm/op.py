@@ -65,7 +65,7 @@ def _plan(x: torch.Size, H: int, W: int, multiprocessors: int, **needs: int) -> 
 @operator(
     "merge_layer_norm",
     "(Tensor x, SymInt H, SymInt W, Tensor weight, Tensor bias, float eps, ScalarType dtype) "
-    "-> (Tensor, Tensor)")
+    "-> (Tensor, Tensor)", saved=1)
 def _forward(x: Tensor, H: int, W: int, weight: Tensor, bias: Tensor, eps: float,
              dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     x = x.contiguous()
@@ -115,16 +115,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     x, H, W, weight, bias, *_ = inputs
     ctx.save_for_backward(x, output[1], weight)
     ctx.hw, ctx.bias_dtype = (H, W), bias.dtype
-    ctx.mark_non_differentiable(output[1])
 
 
-def _autograd(ctx: Any, grad: Tensor, _stats: Tensor) -> tuple[Tensor | None, ...]:
+def _autograd(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
     x, stats, weight = ctx.saved_tensors
     needs_x, _, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
     dx, dweights = _backward(grad, x, stats, *ctx.hw, weight, needs_weight or needs_bias)
+    dweight = dbias = None
+    if needs_weight or needs_bias:
+        dweight, dbias = (d if d.dtype == t else d.to(t)
+                          for d, t in zip(dweights.unbind(), (weight.dtype, ctx.bias_dtype)))
     return (dx if needs_x else None, None, None,
-            dweights[0].to(weight.dtype) if needs_weight else None,
-            dweights[1].to(ctx.bias_dtype) if needs_bias else None, None, None)
+            dweight if needs_weight else None, dbias if needs_bias else None, None, None)
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
@@ -169,4 +171,4 @@ def merge_layer_norm(x: Tensor, hw: tuple[int, int], weight: Tensor, bias: Tenso
             dtype = torch.promote_types(dtype, torch.float32)
     if not use_triton(NAME, device, can_run_merge_layer_norm(x, weight, dtype)):
         return merge_layer_norm_reference(x, (height, width), weight, bias, eps, dtype)
-    return _forward(x, height, width, weight, bias, eps, dtype)[0]
+    return _forward(x, height, width, weight, bias, eps, dtype)
