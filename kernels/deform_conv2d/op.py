@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import dtype_reason, next_power_of_2, options, partial_sums
+from ..common import Form, dtype_reason, form, next_power_of_2, options, partial_sums
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import Program, dot_precision, num_sms
@@ -23,22 +23,10 @@ __all__ = ["can_run_deform_conv2d", "deform_conv2d"]
 
 def can_run_deform_conv2d(x: Tensor, offset: Tensor, out_channels: int) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    return _reason(_form(x), _form(offset), out_channels)
+    return _reason(form(x), form(offset), out_channels)
 
 
-class _Form(NamedTuple):
-    """What checks and plans want to know of a tensor."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-
-def _form(t: Tensor) -> _Form:
-    return _Form(t.shape, t.dtype, t.device)
-
-
-def _reason(x: _Form, offset: _Form, out_channels: int) -> Reason | None:
+def _reason(x: Form, offset: Form, out_channels: int) -> Reason | None:
     if reason := dtype_reason(offset.dtype):
         return reason
     largest = max(x.shape[1:].numel(), offset.shape[1:].numel(),
@@ -46,7 +34,7 @@ def _reason(x: _Form, offset: _Form, out_channels: int) -> Reason | None:
     return "its kernels find their way inside an image in 32 bits" if largest >= 2**31 else None
 
 
-def _check(x: _Form, offset: _Form, weight: _Form, mask: _Form | None, bias: _Form | None,
+def _check(x: Form, offset: Form, weight: Form, mask: Form | None, bias: Form | None,
            stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int],
            groups: int, deform_groups: int) -> tuple[tuple[int, int], Reason | None]:
     """Refuse what does not fit; the result's height and width, and why no kernel can run."""
@@ -313,7 +301,8 @@ def _plan_forward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps: 
                   groups: int, deform_groups: int, dtype: torch.dtype, precision: str, sms: int,
                   has_mask: bool, has_bias: bool, last: bool) -> _Forward:
     shape = _shape(x, offset, weight, groups, deform_groups)
-    flags = {"has_mask": has_mask, "HAS_BIAS": int(has_bias), "CHANNELS_LAST": int(last)}
+    flags: dict[str, Any] = {"has_mask": has_mask, "HAS_BIAS": int(has_bias),
+                             "CHANNELS_LAST": int(last)}
     if shape.depthwise:
         config = tile_config("depthwise_fwd", shape.C // deform_groups, 1, dtype)
         tiles = deform_groups * -(-shape.C // deform_groups // config.block_c)
@@ -343,8 +332,8 @@ def _plan_backward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps:
                    has_mask: bool, needs_x: bool, needs_place: bool, needs_weight: bool,
                    fixed: bool) -> _Backward:
     shape = _shape(x, offset, weight, groups, deform_groups)
-    needs = {"has_mask": has_mask, "NEEDS_X": int(needs_x), "NEEDS_PLACE": int(needs_place),
-             "FIXED": int(fixed)}
+    needs: dict[str, Any] = {"has_mask": has_mask, "NEEDS_X": int(needs_x),
+                             "NEEDS_PLACE": int(needs_place), "FIXED": int(fixed)}
     if shape.depthwise:
         config = tile_config("depthwise_bwd", shape.C // deform_groups, 1, dtype)
         tiles = shape.tiles(config)
@@ -369,7 +358,7 @@ def _plan_backward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps:
                      (splits,))
 
 
-def _steps(stride: list[int], padding: list[int], dilation: list[int]) -> _Steps:
+def _steps(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> _Steps:
     return _Steps(tuple(stride), tuple(padding), tuple(dilation))  # type: ignore[arg-type]
 
 
@@ -379,7 +368,7 @@ def _steps(stride: list[int], padding: list[int], dilation: list[int]) -> _Steps
     "SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups) "
     "-> (Tensor, Tensor, Tensor)", saved=2)
 def _forward(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None,
-             stride: list[int], padding: list[int], dilation: list[int], groups: int,
+             stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
              deform_groups: int) -> tuple[Tensor, Tensor, Tensor]:
     """The result; for the backward pass ``x`` channels last, if that is a copy, and the packed
     weight."""
@@ -424,22 +413,24 @@ def _fixed_point(grad: Tensor, mask: Tensor | None, weight: Tensor, shape: _Shap
 
 @operator(
     "deform_conv2d_backward",
-    "(Tensor grad, Tensor x, Tensor offset, Tensor? mask, Tensor packed, SymInt[] weight, "
-    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups, "
-    "bool needs_x, bool needs_place, bool needs_weight) -> (Tensor, Tensor, Tensor, Tensor)")
-def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, packed: Tensor,
-              weight: list[int], stride: list[int], padding: list[int], dilation: list[int],
-              groups: int, deform_groups: int, needs_x: bool, needs_place: bool,
-              needs_weight: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ``x``, the places, the masks and the weight, whose size ``weight`` is."""
+    "(Tensor grad, Tensor x, Tensor offset, Tensor? mask, Tensor weight, SymInt[] stride, "
+    "SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups, bool needs_x, "
+    "bool needs_place, bool needs_weight, Tensor? packed=None) -> (Tensor, Tensor, Tensor, Tensor)")
+def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor,
+              stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+              deform_groups: int, needs_x: bool, needs_place: bool, needs_weight: bool,
+              packed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``x``, the places, the masks and the weight, from the packed one if given."""
     grad, x, offset = _channels_last(grad), _channels_last(x), _per_image(offset)
     mask = None if mask is None else _per_image(mask)
     dtype, device = x.dtype, x.device
     fixed = needs_x and len(x) > 0 and torch.are_deterministic_algorithms_enabled()
     plan = _plan_backward(
-        x.shape, offset.shape, torch.Size(weight), _steps(stride, padding, dilation), groups,
+        x.shape, offset.shape, weight.shape, _steps(stride, padding, dilation), groups,
         deform_groups, dtype, dot_precision(dtype), num_sms(device), mask is not None, needs_x,
         needs_place, needs_weight, fixed)
+    if packed is None:
+        packed = _packed(weight, plan.shape)
     scale = _fixed_point(grad, mask, packed, plan.shape) if fixed else grad
     dx = (torch.zeros_like(x, dtype=torch.int64 if fixed else torch.float32) if needs_x
           else x.new_empty(0))
@@ -463,20 +454,20 @@ def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, pack
 
 
 @_backward.register_fake
-def _(_grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, _packed: Tensor,
-      weight: list[int], *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    needs_x, needs_place, needs_weight = args[-3:]
+def _(_grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *args: Any
+      ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    needs_x, needs_place, needs_weight = args[5:8]
     return (torch.empty_like(_channels_last(x)) if needs_x else x.new_empty(0),
             x.new_empty(offset.shape if needs_place else (0,)),
             x.new_empty(0 if mask is None or not needs_place else mask.shape),
-            x.new_empty(weight if needs_weight else (0,)))
+            x.new_empty(weight.shape if needs_weight else (0,)))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, offset, mask, weight = inputs[:4]
-    ctx.save_for_backward(x if _is_last(x) else output[1], offset, mask, output[2])
+    ctx.save_for_backward(x if _is_last(x) else output[1], offset, mask, weight, output[2])
     ctx.set_materialize_grads(False)
-    ctx.rest = weight.shape, *inputs[5:]
+    ctx.rest = inputs[5:]
 
 
 def _autograd(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -485,7 +476,8 @@ def _autograd(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     place = offset or mask
     out: tuple[Tensor | None, ...] = (None,) * 4
     if x or place or weight:
-        out = _backward(grad, *ctx.saved_tensors, *ctx.rest, x, place, weight)
+        *saved, packed = ctx.saved_tensors
+        out = _backward(grad, *saved, *ctx.rest, x, place, weight, packed)
     dbias = grad.sum((0, 2, 3)) if bias else None
     return *(t if needed else None for t, needed in zip(out, needs)), dbias, *[None] * 5
 
@@ -534,18 +526,17 @@ def deform_conv2d(
 
     Source: Deformable ConvNets v2, https://arxiv.org/abs/1811.11168
     """
-    stride, padding, dilation = tuple(stride), tuple(padding), tuple(dilation)
+    steps = _steps(stride, padding, dilation)
     size, reason = (_check if tracing() else _checked)(
-        _form(x), _form(offset), _form(weight), None if mask is None else _form(mask),
-        None if bias is None else _form(bias), stride, padding, dilation, groups, deform_groups)
+        form(x), form(offset), form(weight), None if mask is None else form(mask),
+        None if bias is None else form(bias), *steps, groups, deform_groups)
     dtype = offset.dtype
     x, weight = _as(x, dtype), _as(weight, dtype)
     mask = None if mask is None else _beginning(_as(mask, dtype), size)
     bias = None if bias is None else _as(bias, dtype)
     offset = _beginning(offset, size)
     if use_triton("deform_conv2d", x.device, reason):
-        return _forward(x, offset, mask, weight, bias, stride, padding, dilation, groups,
-                        deform_groups)
+        return _forward(x, offset, mask, weight, bias, *steps, groups, deform_groups)
     with torch.autocast(x.device.type, enabled=False):
         return deform_conv2d_cpu(x, offset, mask, weight, bias, stride, padding, dilation, groups,
                                  deform_groups)

@@ -557,4 +557,4 @@ def test_opcheck(kernel_device, name):
     grad = torch.randn_like(case.call())
     for needs in ((True, True, True), (False, True, False), (True, False, True)):
         torch.library.opcheck(op_module._backward.traced, (
-            grad, x, offset, mask, packed, list(weight.shape), *rest, *needs))
+            grad, x, offset, mask, weight, *rest, *needs, packed))
