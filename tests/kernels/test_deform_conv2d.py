@@ -554,6 +554,14 @@ def test_kernels_refuse_what_32_bits_cannot_count():
 
 
 @pytest.mark.kernel
+def test_packed_weight_of_one_filter_of_one_tap_is_a_copy(kernel_device):
+    x = torch.randn(1, 4, 3, 3, device=kernel_device)
+    weight, offset = x.new_ones(1, 4, 1, 1), x.new_zeros(1, 2, 3, 3)
+    results = op_module._forward.traced(x, offset, None, weight, None, [1, 1], [0, 0], [1, 1], 1, 1)
+    torch.testing.assert_close(results[0], x.sum(1, keepdim=True))
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize("name", ["v1", "v2", "depthwise"])
 def test_opcheck(kernel_device, name):
     case = Case(**CASES[name], dtype=torch.float32, device=kernel_device)
