@@ -78,7 +78,7 @@ def _dyhead_attention(maps: Tensor, **given: Tensor) -> Any:
     parameters = {name: tuple(t for key, t in given.items() if key.startswith(name))
                   for name in ("norms", "attention", "squeeze", "excite")}
     return dyhead_attention(
-        Convolved(maps, *moments_of_tiles(maps, *pyramid, 16), pyramid, 16),
+        Convolved(maps, moments_of_tiles(maps, *pyramid, 16), pyramid, 16),
         Attention(groups=2, **parameters))
 
 
