@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import autocasting, dtype_reason, next_power_of_2, partial_sums
+from ..common import autocasting, dtype_reason, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
 from ..dyhead_convs.op import MAX_LEVELS, Convolved, Pyramid, one_order, padded, pyramid_reason
 from ..launch import Prepared, Program
@@ -38,12 +38,17 @@ def _channels(channels: int, groups: int) -> dict[str, int]:
 
 def can_run_dyhead_attention(convolved: Convolved, groups: int) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    maps = convolved.maps
-    if reason := dtype_reason(maps) or pyramid_reason(convolved.pyramid.sizes):
+    return _reason(convolved.maps.dtype, convolved.maps.shape, convolved.pyramid, convolved.tile,
+                   groups)
+
+
+def _reason(dtype: torch.dtype, maps: torch.Size, pyramid: Pyramid, tile: int, groups: int
+            ) -> Reason | None:
+    if reason := dtype_reason(dtype) or pyramid_reason(pyramid.sizes):
         return reason
-    if math.prod(_channels(maps.shape[1], groups).values()) > MAX_CHANNELS:
-        return f"its kernels hold up to {MAX_CHANNELS} channels, not {maps.shape[1]}"
-    if convolved.stats.numel() == 0 and maps.numel():
+    if math.prod(_channels(maps[1], groups).values()) > MAX_CHANNELS:
+        return f"its kernels hold up to {MAX_CHANNELS} channels, not {maps[1]}"
+    if not tile:
         return "the convolutions ran without kernels and left no moments of their maps"
     return None
 
@@ -65,8 +70,9 @@ class _Plan(NamedTuple):
     parameters: Prepared
     bwd: Prepared
     tables: int
-    scratch: int
+    gate_numbers: int
     tile_sums: int
+    scratch: int
     gradients: int
 
 
@@ -110,7 +116,8 @@ def _plan(sizes: tuple[int, ...], C: int, D: int, tile: int, groups: int, eps: f
         parameters=step("parameters", (outer,), rows, C=C, D=D, **OUTER),
         bwd=step("bwd", (B * pyramid.all_tiles(TILE["BLOCK_P"]), channels), *over_maps, **common,
                  **TILE),
-        tables=_tables(pyramid, C, D), scratch=rows * (29 * C + D), tile_sums=B * tiles * 8 * C,
+        tables=_tables(pyramid, C, D), scratch=rows * (29 * C + D),
+        gate_numbers=B * pyramid.pixels * C, tile_sums=B * tiles * 8 * C,
         gradients=sum(_gradients(C, D)))
 
 
@@ -139,7 +146,7 @@ _NUMBERS = "int groups, float eps, float[] scale_act, float[] relu_act"
     "dyhead_attention",
     f"(Tensor maps, Tensor stats, {_NORMS}, Tensor squeeze, Tensor squeeze_bias, Tensor excite, "
     f"Tensor excite_bias, SymInt[] sizes, int tile, {_NUMBERS}, bool last, ScalarType dtype) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)", saved=1)
 def _forward(maps: Tensor, stats: Tensor, *args: Any) -> tuple[Tensor, ...]:
     """The results of five levels, and the tables."""
     sizes, tile, groups, eps, scale_act, relu_act, last, dtype = args[12:]
@@ -174,10 +181,9 @@ def _backward(*args: Any) -> tuple[Tensor, Tensor]:
     sizes, tile, groups, eps, scale_act, relu_act = args[17:]
     C, D, device = maps.shape[1], parameters[8].shape[0], maps.device
     plan = _plan(tuple(sizes), C, D, tile, groups, eps, tuple(scale_act), tuple(relu_act), last)
-    gates = partial_sums((plan.pyramid.images * plan.pyramid.pixels, C), device)
-    tile_sums = partial_sums((plan.tile_sums,), device)
-    scratch = partial_sums((plan.scratch,), device)
-    dmaps, gradients = torch.empty_like(maps), partial_sums((plan.gradients,), device)
+    gates, tile_sums, scratch, gradients = (tables.new_empty(n) for n in (
+        plan.gate_numbers, plan.tile_sums, plan.scratch, plan.gradients))
+    dmaps = torch.empty_like(maps)
     plan.gates(maps, tables, *padded(grads), gates, tile_sums, device=device)
     plan.sums(tile_sums, scratch, device=device)
     plan.back(tables, scratch, *parameters, device=device)
@@ -220,13 +226,24 @@ def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
-_Form = tuple[torch.Size, torch.device]
+_Form = tuple[torch.Size, torch.dtype, torch.device]
 
 
-def _check(maps: _Form, pyramid: Pyramid, groups: int, norms: tuple[_Form, ...],
-           attention: tuple[_Form, ...], squeeze: tuple[_Form, ...], excite: tuple[_Form, ...]
-           ) -> None:
-    (_, C), device = maps
+def _form(t: Tensor) -> _Form:
+    return t.shape, t.dtype, t.device
+
+
+class _Call(NamedTuple):
+    sizes: list[int]
+    reason: Reason | None  # why the kernels cannot take it
+
+
+def _inspect(maps: _Form, pyramid: Pyramid, tile: int, groups: int, norms: tuple[_Form, ...],
+             attention: tuple[_Form, ...], squeeze: tuple[_Form, ...], excite: tuple[_Form, ...]
+             ) -> _Call:
+    """Refuse what does not fit."""
+    shape, dtype, device = maps
+    C = shape[1]
     if groups < 1 or C % groups:
         raise ValueError(f"dyhead_attention: {C} channels do not divide into groups={groups}")
     hidden = squeeze[0][0][0]
@@ -234,21 +251,20 @@ def _check(maps: _Form, pyramid: Pyramid, groups: int, norms: tuple[_Form, ...],
             ("norms", norms, [(C,)] * 6), ("attention", attention, [(C,), (1,)]),
             ("squeeze", squeeze, [(hidden, C), (hidden,)]),
             ("excite", excite, [(4 * C, hidden), (4 * C,)])):
-        for (got, where), shape in zip(forms, shapes):
-            if got != shape or where != device:
-                raise ValueError(f"dyhead_attention: {name} must be {list(shape)} on {device} for "
+        for (got, _, where), want in zip(forms, shapes):
+            if got != want or where != device:
+                raise ValueError(f"dyhead_attention: {name} must be {list(want)} on {device} for "
                                  f"{C} channels, got {list(got)} on {where}")
-    for h, w in pyramid.sizes:
-        if pyramid.images * C * h * w == groups:
+    images, sizes = pyramid
+    for h, w in sizes:
+        if images * C * h * w == groups:
             raise ValueError(f"dyhead_attention: a map of {h}x{w} in {groups} groups leaves a "
                              "group one number, which has no variance")
+    return _Call([images, *(n for size in sizes for n in size)],
+                 _reason(dtype, shape, pyramid, tile, groups))
 
 
-_check_once = lru_cache(maxsize=512)(_check)
-
-
-def _form(t: Tensor) -> _Form:
-    return t.shape, t.device
+_inspect_once = lru_cache(maxsize=512)(_inspect)
 
 
 def dyhead_attention(convolved: Convolved, parameters: Attention, *, channels_last: bool = False
@@ -275,20 +291,18 @@ def dyhead_attention(convolved: Convolved, parameters: Attention, *, channels_la
 
     Source: Dynamic Head, https://arxiv.org/abs/2106.08322
     """
-    maps, p = convolved.maps, parameters
-    check = _check if tracing() else _check_once
-    check(_form(maps), convolved.pyramid, p.groups, *(
-        tuple(map(_form, tensors)) for tensors in (p.norms, p.attention, p.squeeze, p.excite)))
+    (maps, stats, pyramid, tile), p = convolved, parameters
+    inspect = _inspect if tracing() else _inspect_once
+    call = inspect(_form(maps), pyramid, tile, p.groups, *[
+        tuple(map(_form, tensors)) for tensors in (p.norms, p.attention, p.squeeze, p.excite)])
     device = maps.device
     autocast = autocasting(device)
     dtype = torch.promote_types(maps.dtype, torch.float32) if autocast else maps.dtype
-    if not use_triton("dyhead_attention", device, can_run_dyhead_attention(convolved, p.groups)):
+    if not use_triton("dyhead_attention", device, call.reason):
         order = torch.channels_last if channels_last else torch.contiguous_format
         with torch.autocast(device.type, enabled=False):
             outs = dyhead_attention_reference(convolved._replace(maps=maps.to(dtype)), p)
         return [out.contiguous(memory_format=order) for out in outs]
-    images, sizes = convolved.pyramid
-    outs = _forward(maps, convolved.stats, *p.norms, *p.attention, *p.squeeze, *p.excite,
-                    [images, *(n for size in sizes for n in size)], convolved.tile, p.groups, p.eps,
-                    list(p.scale_act), list(p.relu_act), channels_last, dtype)
-    return list(outs[:len(sizes)])
+    outs = _forward(maps, stats, *p.norms, *p.attention, *p.squeeze, *p.excite, call.sizes, tile,
+                    p.groups, p.eps, list(p.scale_act), list(p.relu_act), channels_last, dtype)
+    return list(outs[:len(pyramid.sizes)])

@@ -211,12 +211,21 @@ def channels_last_maps(x: Sequence[Tensor]) -> list[Tensor]:
 _POINTERS = ", ".join(["Tensor {0}0", *(f"Tensor? {{0}}{i}" for i in range(1, MAX_LEVELS))])
 
 
-def _empty_results(x: Tensor, pyramid: Pyramid, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    o, c = weight.shape[:2]
-    tiles = pyramid.all_tiles(tile_config("fwd", c, o, x.dtype).block_p)
-    return (x.new_empty((pyramid.rows, o)),
-            x.new_empty(pyramid.images * tiles * (3 * o + 1), dtype=torch.float32),
-            x.new_empty((3, TAPS, c, o)))
+class _Sizes(NamedTuple):
+    """Of the results of a forward."""
+
+    maps: tuple[int, int]
+    stats: int
+    packed: tuple[int, int, int, int]
+
+    def empty(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (x.new_empty(self.maps), x.new_empty(self.stats, dtype=torch.float32),
+                x.new_empty(self.packed))
+
+
+def _results(pyramid: Pyramid, c: int, o: int, dtype: torch.dtype) -> _Sizes:
+    tiles = pyramid.all_tiles(tile_config("fwd", c, o, dtype).block_p)
+    return _Sizes((pyramid.rows, o), pyramid.images * tiles * (3 * o + 1), (3, TAPS, c, o))
 
 
 def _options(config: Config, levels: int, c: int, o: int, last: bool, precision: str
@@ -233,7 +242,7 @@ def _sizes(pyramid: Pyramid, config: Config) -> tuple[int, ...]:
 class _Forward(NamedTuple):
     """What forward calls of the same sizes have in common."""
 
-    pyramid: Pyramid
+    results: _Sizes
     pack: Prepared
     fwd: Prepared
 
@@ -247,7 +256,7 @@ def _forward_plan(shapes: tuple[torch.Size, ...], o: int, dtype: torch.dtype, la
         config = config._replace(block_c=min(32, next_power_of_2(c, 16)))
     programs = pyramid.images * pyramid.all_tiles(config.block_p) * -(-o // config.block_o)
     return _Forward(
-        pyramid, _step("pack", _weight_grid(c, o), C=c, O=o, **WEIGHT_TILE),
+        _results(pyramid, c, o, dtype), _step("pack", _weight_grid(c, o), C=c, O=o, **WEIGHT_TILE),
         _step("fwd", (programs,), *_sizes(pyramid, config),
               **_options(config, len(shapes), c, o, last, precision)))
 
@@ -257,14 +266,14 @@ def _weight_grid(c: int, o: int) -> tuple[int, int, int]:
 
 
 @operator("dyhead_convs", f"({_POINTERS.format('x')}, {_POINTERS.format('n')}, Tensor mid, "
-          "Tensor low, Tensor high) -> (Tensor, Tensor, Tensor)")
+          "Tensor low, Tensor high) -> (Tensor, Tensor, Tensor)", saved=1)
 def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     x, numbers, weights = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-3]), args[-3:]
     x = [t.contiguous(memory_format=torch.channels_last) for t in x]
     numbers, last = one_order(numbers)
     dtype, device = x[0].dtype, x[0].device
     plan = _forward_plan(_shapes(x), weights[0].shape[0], dtype, last, dot_precision(dtype))
-    maps, stats, packed = _empty_results(x[0], plan.pyramid, weights[0])
+    maps, stats, packed = plan.results.empty(x[0])
     plan.pack(*[w.contiguous() for w in weights], packed, device=device)
     plan.fwd(*padded(x), *padded(numbers), packed, maps, stats, device=device)
     return maps, stats, packed
@@ -272,7 +281,9 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 @_forward.register_fake
 def _(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_results(args[0], _pyramid(_shapes(levels_of(args[:MAX_LEVELS]))), args[-1])
+    (o, c), x = args[-1].shape[:2], args[0]
+    pyramid = _pyramid(_shapes(levels_of(args[:MAX_LEVELS])))
+    return _results(pyramid, c, o, x.dtype).empty(x)
 
 
 def _splits(pyramid: Pyramid, block: int, blocks: int, sms: int) -> tuple[int, int]:
@@ -296,7 +307,9 @@ class _Backward(NamedTuple):
     numbers: Prepared
     weight: Prepared
     unpack: Prepared
-    partial: tuple[int, ...]
+    dx: tuple[int, int]  # shapes of buffers
+    dplaces: tuple[int, int]
+    partial: tuple[int, int, int, int]
 
 
 @lru_cache(maxsize=512)
@@ -318,17 +331,19 @@ def _backward_plan(shapes: tuple[torch.Size, ...], o: int, dtype: torch.dtype, l
     weight = _step("bwd_weight", ((splits + 2 * other) * blocks,), *_sizes(pyramid, config), splits,
                    other, **_options(config, levels, c, o, last, precision))
     unpack = _step("unpack", _weight_grid(c, o), splits, other, C=c, O=o, **WEIGHT_TILE)
-    return _Backward(pyramid, data, numbers, weight, unpack, (splits + 2 * other, TAPS, c, o))
+    return _Backward(
+        pyramid, data, numbers, weight, unpack, dx=(pyramid.images * pyramid.pixels, c),
+        dplaces=(pyramid.rows, NUMBERS), partial=(splits + 2 * other, TAPS, c, o))
 
 
 @operator("dyhead_convs_backward",
           f"(Tensor dmaps, {_POINTERS.format('x')}, {_POINTERS.format('n')}, Tensor packed, "
-          "bool needs_data, bool needs_weight) -> Tensor[]")
+          "bool needs_data, bool needs_weight, ScalarType weight_dtype) -> Tensor[]")
 def _backward(dmaps: Tensor, *args: Any) -> list[Tensor]:
     """Gradients of the maps [pixels of all levels, C] and of the numbers, if needed; of the weights
     [3, O, C, 3, 3], if needed."""
-    packed, needs_data, needs_weight = args[-3:]
-    x, numbers = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-3])
+    packed, needs_data, needs_weight, weight_dtype = args[-4:]
+    x, numbers = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-4])
     device, dtype = dmaps.device, packed.dtype
     x = [t.contiguous(memory_format=torch.channels_last) for t in x]
     numbers, last = one_order(numbers)
@@ -336,14 +351,13 @@ def _backward(dmaps: Tensor, *args: Any) -> list[Tensor]:
     fixed = needs_data and torch.are_deterministic_algorithms_enabled()
     plan = _backward_plan(_shapes(x), packed.shape[3], dtype, last, dot_precision(dtype), fixed,
                           num_sms(device))
-    pyramid, pointers, results = plan.pyramid, (*padded(x), *padded(numbers)), []
+    pointers, results = (*padded(x), *padded(numbers)), []
     if needs_data:
-        dx = torch.zeros((pyramid.images * pyramid.pixels, packed.shape[2]), device=device,
-                         dtype=torch.int64 if fixed else torch.float32)
+        dx = torch.zeros(plan.dx, dtype=torch.int64 if fixed else torch.float32, device=device)
         dnumbers = [torch.empty_like(t) for t in numbers]
-        if pyramid.images:
-            scale = _fixed_point(dmaps, packed, pyramid) if fixed else dmaps
-            dplaces = dx.new_empty((pyramid.rows, NUMBERS), dtype=torch.float32)
+        if plan.pyramid.images:
+            scale = _fixed_point(dmaps, packed, plan.pyramid) if fixed else dmaps
+            dplaces = dmaps.new_empty(plan.dplaces, dtype=torch.float32)
             plan.data(*pointers, packed, dmaps, scale, dx, dplaces, device=device)
             plan.numbers(dplaces, *padded(numbers), *padded(dnumbers), device=device)
             if fixed:
@@ -351,7 +365,7 @@ def _backward(dmaps: Tensor, *args: Any) -> list[Tensor]:
         results = [dx.to(dtype), *dnumbers]
     if needs_weight:
         partial = dmaps.new_empty(plan.partial, dtype=torch.float32)
-        dweights = packed.new_empty((3, *packed.shape[:1:-1], 3, 3))
+        dweights = packed.new_empty((3, *packed.shape[:1:-1], 3, 3), dtype=weight_dtype)
         plan.weight(*pointers, dmaps, partial, device=device)
         plan.unpack(partial, dweights, device=device)
         results.append(dweights)
@@ -367,14 +381,14 @@ def _fixed_point(dmaps: Tensor, packed: Tensor, pyramid: Pyramid) -> Tensor:
 
 @_backward.register_fake
 def _(_dmaps: Tensor, *args: Any) -> list[Tensor]:
-    packed, needs_data, needs_weight = args[-3:]
-    x, numbers = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-3])
+    packed, needs_data, needs_weight, weight_dtype = args[-4:]
+    x, numbers = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-4])
     pyramid, (c, o), results = _pyramid(_shapes(x)), packed.shape[2:], []
     if needs_data:
         results = [packed.new_empty((pyramid.images * pyramid.pixels, c)),
                    *(torch.empty_like(t) for t in one_order(numbers)[0])]
     if needs_weight:
-        results.append(packed.new_empty((3, o, c, 3, 3)))
+        results.append(packed.new_empty((3, o, c, 3, 3), dtype=weight_dtype))
     return results
 
 
@@ -391,7 +405,7 @@ def _autograd(ctx: Any, dmaps: Tensor | None, *_: Any) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     x = levels_of(saved[:MAX_LEVELS])
     data, weight = any(needs[:-3]), any(needs[-3:])
-    results = _backward(dmaps, *saved, data, weight)
+    results = _backward(dmaps, *saved, data, weight, ctx.dtypes[0])
     found: list[Tensor | None] = [None] * len(needs)
     if data:
         dx, first = results[0], 0
@@ -494,7 +508,7 @@ def dyhead_convs(x: Sequence[Tensor], numbers: Sequence[Tensor], weights: Sequen
     x = [t if t.dtype == dtype else t.to(dtype) for t in x]
     if use_triton("dyhead_convs", x[0].device, call.reason):
         none = [None] * (MAX_LEVELS - len(x))
-        maps, stats, _ = _forward(*x, *none, *numbers, *none, *weights)
+        maps, stats = _forward(*x, *none, *numbers, *none, *weights)
         return Convolved(maps, stats, call.pyramid, call.tile)
     nothing = x[0].new_empty(0, dtype=torch.float32)
     return Convolved(dyhead_convs_reference(x, numbers, weights), nothing, call.pyramid, 0)

@@ -224,4 +224,5 @@ def test_opcheck(kernel_device):
     dmaps = torch.randn_like(call(leaves).maps)
     packed = torch.randn(3, 9, 3, 4, device=kernel_device)
     for needs in ((True, True), (False, True)):
-        torch.library.opcheck(op_module._backward.traced, (dmaps, *detached, packed, *needs))
+        torch.library.opcheck(op_module._backward.traced, (
+            dmaps, *detached, packed, *needs, torch.float32))
