@@ -20,6 +20,7 @@ from fastdet.kernels.dyrelu import dyrelu
 from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
 from fastdet.kernels.gelu_linear import gelu_linear
 from fastdet.kernels.grid_priors import grid_anchors, grid_points
+from fastdet.kernels.merge_layer_norm import merge_layer_norm
 from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
 from fastdet.kernels.roi_align import roi_align
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
@@ -136,6 +137,9 @@ CASES: dict[str, Case] = {
     "grid_priors-points": Case(
         lambda like: grid_points(LEVELS, [(8, 8), (16.5, 7)], stride_columns=1, device=like.device),
         {"like": (1,)}, differentiable=False),
+    "merge_layer_norm": Case(
+        lambda x, weight, bias: merge_layer_norm(x, (3, 5), weight, bias),
+        {"x": (2, 15, 6), "weight": (24,), "bias": (24,)}),
     "multi_scale_deformable_attention": Case(
         lambda value, places, weights: multi_scale_deformable_attention(
             value, LEVELS, None, places, weights),
