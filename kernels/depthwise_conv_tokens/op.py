@@ -25,11 +25,11 @@ def can_run_depthwise_conv_tokens(x: Tensor, weight: Tensor, bias: Tensor | None
     return dtype_reason(x, weight, x if bias is None else bias)
 
 
-def _per_sm(kind: str, dtype: torch.dtype, card: tuple[int, int]) -> int:
+def _per_sm(kind: str, dtype: torch.dtype, card: tuple[int, int], has_grad: bool) -> int:
     """Programs whose registers a multiprocessor has room for."""
     if kind == "fwd":
-        return 4
-    return 2 if dtype == torch.float32 or card[0] == 10 else 3
+        return 3 if has_grad else 4
+    return 3 if card[0] == 9 and dtype != torch.float32 else 2
 
 
 @lru_cache(maxsize=512)
@@ -69,7 +69,8 @@ def _plan(kind: str, B: int, H: int, W: int, C: int, dtype: torch.dtype, sms: in
     block_c = min(64, next_power_of_2(C))
     block_p = (1024 if card == (0, 0) else 512) // block_c  # AMD's warps have twice the threads
     channels, rows = -(-C // block_c), -(-B * -(-H // 2) // block_p)
-    span = _span(W, channels * rows, _per_sm(kind, dtype, card) * sms) if W else 1
+    per_sm = _per_sm(kind, dtype, card, bool(needs.get("HAS_GRAD")))
+    span = _span(W, channels * rows, per_sm * sms) if W else 1
     spans = -(-W // span)
     program = Program(getattr(kernel, f"depthwise_conv_tokens_{kind}_kernel"), C=C, **needs,
                       BLOCK_P=block_p, BLOCK_C=block_c, num_warps=4)

@@ -294,7 +294,7 @@ class PVTEncoderLayer(BaseModule):
                 or not bare(attn, ffn) or not attn.batch_first:
             x = attn(self.norm1(x), hw_shape, identity=x)
             return ffn(self.norm2(x), hw_shape, identity=x)
-        _, out = add_norm(self.norm1, x, cast=attn.sr_ratio == 1 or casts(attn.sr))
+        x, out = add_norm(self.norm1, x, cast=attn.sr_ratio == 1 or casts(attn.sr))
         x, out = add_norm(self.norm2, x, attn.attend(out, hw_shape), attn.dropout_layer,
                           cast=casts(ffn.layers[0]))
         return ffn(out, hw_shape, identity=x)
