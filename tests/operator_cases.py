@@ -12,6 +12,7 @@ from torch import Tensor
 from fastdet.kernels.add_layer_norm import add_layer_norm
 from fastdet.kernels.carafe import carafe
 from fastdet.kernels.deform_conv2d import deform_conv2d
+from fastdet.kernels.depthwise_conv_tokens import depthwise_conv_tokens
 from fastdet.kernels.dyhead_attention import Attention, dyhead_attention
 from fastdet.kernels.dyhead_convs import Convolved, Pyramid, dyhead_convs
 from fastdet.kernels.dyhead_convs.reference import moments_of_tiles
@@ -108,6 +109,9 @@ CASES: dict[str, Case] = {
         lambda x, offset, weight: deform_conv2d(
             x, offset, weight, stride=(2, 2), padding=(1, 1), groups=2, deform_groups=2),
         {"x": (1, 6, 5, 5), "offset": (1, 36, 3, 3), "weight": (4, 3, 3, 3)}),
+    "depthwise_conv_tokens": Case(
+        lambda x, weight, bias: depthwise_conv_tokens(x, weight, bias, (3, 5), gelu=True),
+        {"x": (1, 15, 5), "weight": (5, 1, 3, 3), "bias": (5,)}),
     "dyhead_attention": Case(
         _dyhead_attention,
         {"maps": (33, 4), **{f"norms{i}": (4,) for i in range(6)}, "attention0": (4,),
