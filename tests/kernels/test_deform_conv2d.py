@@ -346,8 +346,7 @@ def test_every_config_is_one_a_kernel_takes():
 
 def test_tiles_and_splits_fill_whole_waves():
     def fitted(B, H, W):
-        x, offset = (torch.empty(B, c, H, W, device="meta") for c in (256, 18))
-        shape = op_module._shape(x, offset, torch.empty(256, 256, 3, 3, device="meta"), 1, 1)
+        shape = op_module._shape((B, 256, H, W), (B, 18, H, W), (256, 256, 3, 3), 1, 1)
         config = op_module.tile_config("fwd", 256, 256, torch.bfloat16)
         return op_module._fitted(config, shape, 1, 132).block_p
 
@@ -360,14 +359,25 @@ def test_tiles_and_splits_fill_whole_waves():
     assert op_module._splits(1, 36, 132) == 1
 
 
-def test_packing_is_undone():
-    case = Case(C=24, O=36, groups=12)
-    x, offset, weight, _, _ = case.tensors
-    shape = op_module._shape(x, offset, weight, 12, 1)
-    assert shape.pack == 12
+@pytest.mark.parametrize(("C", "O", "groups", "size"), [
+    (24, 36, 12, (6, 24, 36)), (96, 72, 6, (6, 48, 72)), (160, 144, 2, (6, 80, 144)),
+    (5, 5, 5, (6, 1, 5))])
+def test_packing_is_undone(C, O, groups, size):  # noqa: E741
+    x, offset, weight, _, _ = Case(C=C, O=O, groups=groups).tensors
+    shape = op_module._shape(x.shape, offset.shape, weight.shape, groups, 1)
     packed = op_module._packed(weight, shape)
-    assert packed.shape == (6, 24, 36)
-    assert torch.equal(op_module._unpacked(packed, shape), weight)
+    assert packed.shape == size
+    assert torch.equal(op_module._unpacked(packed, shape, weight.dtype), weight)
+    columns = torch.zeros(6, C, O)  # of all groups as one
+    wide = size[1]
+    for o in range(O):
+        first = o // (O // shape.groups) * wide
+        columns[:, first:first + wide, o] = packed[:, :, o]
+    for g in range(groups):
+        own = weight[g * (O // groups):(g + 1) * (O // groups)].flatten(2).permute(2, 1, 0)
+        at = columns[:, g * (C // groups):(g + 1) * (C // groups)]
+        assert torch.equal(at[..., g * (O // groups):(g + 1) * (O // groups)], own.float())
+    assert columns.count_nonzero() == weight.numel()
 
 
 # ------------------------------------------------------------------ the kernels
@@ -543,7 +553,8 @@ def test_opcheck(kernel_device, name):
     last = x.detach().contiguous(memory_format=torch.channels_last)
     torch.library.opcheck(op_module._forward.traced, (last, offset, mask, weight, bias, *rest))
     x, offset, weight, mask, bias = case.tensors
+    packed = op_module._forward.traced(*case.tensors[:2], mask, weight, bias, *rest)[2]
     grad = torch.randn_like(case.call())
     for needs in ((True, True, True), (False, True, False), (True, False, True)):
-        torch.library.opcheck(op_module._backward.traced,
-                              (grad, x, offset, mask, weight, *rest, *needs))
+        torch.library.opcheck(op_module._backward.traced, (
+            grad, x, offset, mask, packed, list(weight.shape), *rest, *needs))
