@@ -52,7 +52,8 @@ def _lost(old: Facts, new: Facts, target: str) -> Iterator[str]:
     was, now = bound(old, target), bound(new, target)
     if now.programs < was.programs:
         yield f"resident programs {was.programs} -> {now.programs} ({now.limiter})"
-    if old.get("grid") and now.filled < was.filled - EMPTY:
+    if (old.get("grid") and now.filled < was.filled - EMPTY
+            and now.occupancy <= was.occupancy):  # more places are no loss, empty or not
         yield (f"waves {was.waves:.2f} -> {now.waves:.2f}, of whose places "
                f"{was.filled:.0%} -> {now.filled:.0%} have a program")
     before_widths, widths = _widths(old), _widths(new)
