@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..add_layer_norm.op import RowConfig, row_config, row_reason
 from ..autograd import operator
 from ..common import autocasting, options, partial_sums
 from ..dispatch import Reason, use_triton
-from ..launch import Program, num_sms
+from ..launch import Prepared, Program, num_sms
 from .reference import merge_layer_norm_reference
 
 __all__ = ["can_run_merge_layer_norm", "merge_layer_norm"]
@@ -36,30 +36,19 @@ def _config(channels: int, backward: bool) -> RowConfig:
     return config._replace(per_sm=_PER_SM.get(config.block_c, _USUAL_PER_SM))
 
 
-class _Plan(NamedTuple):
-    """What a launch has in common with all of the same sizes."""
-
-    program: Program
-    grid: tuple[int]
-    rows: int  # merged tokens
-    numbers: tuple[int, ...]  # the kernel's last arguments: H, W, rows, and blocks to walk over
-
-
 @lru_cache(maxsize=512)
-def _plan(x: torch.Size, H: int, W: int, multiprocessors: int, **needs: int) -> _Plan:
-    """The backward's with multiprocessors, whose programs walk; else the forward's."""
+def _plan(kind: str, x: torch.Size, H: int, W: int, multiprocessors: int, **needs: int) -> Prepared:
+    """``fwd`` or ``bwd``, whose programs walk over blocks, with H, W, merged tokens, and blocks."""
     from . import kernel
 
-    config = _config(x[2], multiprocessors > 0)
+    config = _config(x[2], kind == "bwd")
     lines, w = x[0] * -(-H // 2), -(-W // 2)
     blocks = lines * -(-w // config.block_m)
-    own = {**options(config), "C": x[2], "BLOCK_C": config.block_c // 4}
-    if multiprocessors:
-        return _Plan(Program(kernel.merge_layer_norm_bwd_kernel, **own, **needs),
-                     (config.programs(blocks, multiprocessors),), lines * w,
-                     (H, W, lines * w, blocks))
-    return _Plan(Program(kernel.merge_layer_norm_fwd_kernel, **own), (blocks,), lines * w,
-                 (H, W, lines * w))
+    program = Program(getattr(kernel, f"merge_layer_norm_{kind}_kernel"), C=x[2],
+                      BLOCK_C=config.block_c // 4, **options(config, ("block_c",)), **needs)
+    if kind == "fwd":
+        return program.at((blocks,), H, W, lines * w)
+    return program.at((config.programs(blocks, multiprocessors),), H, W, lines * w, blocks)
 
 
 @operator(
@@ -69,10 +58,9 @@ def _plan(x: torch.Size, H: int, W: int, multiprocessors: int, **needs: int) -> 
 def _forward(x: Tensor, H: int, W: int, weight: Tensor, bias: Tensor, eps: float,
              dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     x = x.contiguous()
-    plan = _plan(x.shape, H, W, 0)
     out, stats = _results(x, H, W, dtype)
-    plan.program(plan.grid, x, weight.contiguous(), bias.contiguous(), out, stats, *plan.numbers,
-                 eps, device=x.device)
+    fwd = _plan("fwd", x.shape, H, W, 0)
+    fwd(x, weight.contiguous(), bias.contiguous(), out, stats, eps, device=x.device)
     return out, stats
 
 
@@ -96,11 +84,10 @@ def _results(x: Tensor, H: int, W: int, dtype: torch.dtype) -> tuple[Tensor, Ten
 def _backward(grad: Tensor, x: Tensor, stats: Tensor, H: int, W: int, weight: Tensor,
               needs_weight: bool) -> tuple[Tensor, Tensor]:
     grad, x = grad.contiguous(), x.contiguous()
-    plan = _plan(x.shape, H, W, num_sms(x.device), NEEDS_WEIGHT=int(needs_weight))
+    bwd = _plan("bwd", x.shape, H, W, num_sms(x.device), NEEDS_WEIGHT=int(needs_weight))
     dx = torch.empty_like(x)
-    partial = partial_sums((*plan.grid, 2, 4 * x.shape[2]), x.device, needs_weight)
-    plan.program(plan.grid, grad, x, stats, weight.contiguous(), dx, partial, *plan.numbers,
-                 device=x.device)
+    partial = partial_sums((*bwd.grid, 2, 4 * x.shape[2]), x.device, needs_weight)
+    bwd(grad, x, stats, weight.contiguous(), dx, partial, device=x.device)
     return dx, partial.sum(0) if needs_weight else partial
 
 
