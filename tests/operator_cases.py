@@ -12,6 +12,7 @@ from torch import Tensor
 from fastdet.kernels.add_layer_norm import add_layer_norm
 from fastdet.kernels.carafe import carafe
 from fastdet.kernels.deform_conv2d import deform_conv2d
+from fastdet.kernels.depthwise_conv_tokens import depthwise_conv_tokens
 from fastdet.kernels.dyhead_attention import Attention, dyhead_attention
 from fastdet.kernels.dyhead_convs import Convolved, Pyramid, dyhead_convs
 from fastdet.kernels.dyhead_convs.reference import moments_of_tiles
@@ -20,6 +21,7 @@ from fastdet.kernels.dyrelu import dyrelu
 from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
 from fastdet.kernels.gelu_linear import gelu_linear
 from fastdet.kernels.grid_priors import grid_anchors, grid_points
+from fastdet.kernels.merge_layer_norm import merge_layer_norm
 from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
 from fastdet.kernels.roi_align import roi_align
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
@@ -107,6 +109,9 @@ CASES: dict[str, Case] = {
         lambda x, offset, weight: deform_conv2d(
             x, offset, weight, stride=(2, 2), padding=(1, 1), groups=2, deform_groups=2),
         {"x": (1, 6, 5, 5), "offset": (1, 36, 3, 3), "weight": (4, 3, 3, 3)}),
+    "depthwise_conv_tokens": Case(
+        lambda x, weight, bias: depthwise_conv_tokens(x, weight, bias, (3, 5), gelu=True),
+        {"x": (1, 15, 5), "weight": (5, 1, 3, 3), "bias": (5,)}),
     "dyhead_attention": Case(
         _dyhead_attention,
         {"maps": (33, 4), **{f"norms{i}": (4,) for i in range(6)}, "attention0": (4,),
@@ -136,6 +141,9 @@ CASES: dict[str, Case] = {
     "grid_priors-points": Case(
         lambda like: grid_points(LEVELS, [(8, 8), (16.5, 7)], stride_columns=1, device=like.device),
         {"like": (1,)}, differentiable=False),
+    "merge_layer_norm": Case(
+        lambda x, weight, bias: merge_layer_norm(x, (3, 5), weight, bias),
+        {"x": (2, 15, 6), "weight": (24,), "bias": (24,)}),
     "multi_scale_deformable_attention": Case(
         lambda value, places, weights: multi_scale_deformable_attention(
             value, LEVELS, None, places, weights),
