@@ -19,7 +19,7 @@ from .bound import Forms, bound_launch
 from .dispatch import interpreting
 from .interpreter import mend
 
-__all__ = ["Launch", "Program", "capability", "dot_precision", "launch", "num_sms",
+__all__ = ["Launch", "Prepared", "Program", "capability", "dot_precision", "launch", "num_sms",
            "record_launches", "recording"]
 
 
@@ -37,20 +37,23 @@ class Launch:
 class _Recorder:
     launches: list[Launch]
     capability: tuple[int, int]
+    multiprocessors: int
 
 
 _recorder: _Recorder | None = None
 
 
 @contextmanager
-def record_launches(capability: tuple[int, int]) -> Iterator[list[Launch]]:
+def record_launches(capability: tuple[int, int],
+                    multiprocessors: int = 132) -> Iterator[list[Launch]]:
     """Collect launches instead of performing them.
 
     Args:
         capability: the compute capability that config functions are to see; ``(0, 0)`` for HIP.
+        multiprocessors: those of the GPU that grids are to fill.
     """
     global _recorder
-    before, _recorder = _recorder, _Recorder([], capability)
+    before, _recorder = _recorder, _Recorder([], capability, multiprocessors)
     try:
         yield _recorder.launches
     finally:
@@ -85,9 +88,9 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 def num_sms(device: torch.device) -> int:
     """Multiprocessors that a persistent grid should fill (one under the interpreter)."""
-    if _recorder is None and device.type == "cuda":
-        return _gpu(device.index).multiprocessors
-    return 1 if _recorder is None else 132
+    if _recorder is not None:
+        return _recorder.multiprocessors
+    return _gpu(device.index).multiprocessors if device.type == "cuda" else 1
 
 
 def dot_precision(dtype: torch.dtype) -> str:
@@ -137,6 +140,22 @@ class Program:
 
     def __call__(self, grid: tuple[int, ...], *args: Any, device: torch.device) -> None:
         _start(self.kernel, grid, args, device, self.options, self._forms)
+
+    def at(self, grid: tuple[int, ...], *numbers: Any) -> Prepared:
+        """This program with its grid and its last arguments, which are no tensors."""
+        return Prepared(self, grid, numbers)
+
+
+class Prepared:
+    """A :class:`Program` at a grid, with its numbers: takes its tensors."""
+
+    __slots__ = ("grid", "numbers", "program")
+
+    def __init__(self, program: Program, grid: tuple[int, ...], numbers: tuple[Any, ...]) -> None:
+        self.program, self.grid, self.numbers = program, grid, numbers
+
+    def __call__(self, *tensors: Any, device: torch.device) -> None:
+        self.program(self.grid, *tensors, *self.numbers, device=device)
 
 
 def _start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], device: torch.device,
