@@ -13,7 +13,7 @@ from torch import Tensor
 from ..autograd import operator
 from ..common import DTYPES, Form, form, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
-from ..launch import Program
+from ..launch import Program, program
 from .cpu import roi_align_cpu, roi_align_cpu_backward
 from .reference import Geometry, roi_align_reference, roi_geometry, roi_levels
 
@@ -76,11 +76,11 @@ def _plan_forward(shapes: tuple[torch.Size, ...], dtype: torch.dtype, scales: tu
     # 128 bytes of a pixel, and 16 of them for each thread.
     block_c = _channels(c, 128 // dtype.itemsize)
     block_p = min(32 if dtype.itemsize == 4 else 16, next_power_of_2(n))
-    program = Program(
+    run = program(
         roi_align_fwd_kernel, L=len(shapes), PH=bins[0], PW=bins[1], SAMPLES=sampling_ratio,
         MAXIMUM=int(maximum), ALIGNED=int(aligned), HAS_LEVELS=int(has_levels), BLOCK_P=block_p,
         BLOCK_C=block_c, num_warps=4)
-    return _Forward(program, -(-n // block_p), -(-c // block_c),
+    return _Forward(run, -(-n // block_p), -(-c // block_c),
                     (*sizes, *scales, *[0.0] * rest, finest_scale, b, c))
 
 
@@ -153,7 +153,7 @@ def _plan_backward(sizes: tuple[int, ...], channels_last: tuple[bool, ...], c: i
 
     # Of maxima, whose places differ from channel to channel, 64 bytes of a pixel.
     block_c = _channels(c, 64 // dtype.itemsize if maximum else 64)
-    gather = Program(kernel.roi_align_bwd_kernel, PH=bins[0], PW=bins[1], MAXIMUM=int(maximum),
+    gather = program(kernel.roi_align_bwd_kernel, PH=bins[0], PW=bins[1], MAXIMUM=int(maximum),
                      TILE=TILE, BLOCK_N=32, BLOCK_C=block_c, num_warps=4)
     levels = []
     for level, last in enumerate(channels_last):
@@ -162,7 +162,7 @@ def _plan_backward(sizes: tuple[int, ...], channels_last: tuple[bool, ...], c: i
         levels.append(_Level(
             (b, c, h, w), torch.channels_last if last else torch.contiguous_format,
             (-(-h // TILE) * -(-w // TILE), b, -(-c // block_c)), (h, w, c, level * b, *strides)))
-    return _Backward(Program(kernel.roi_align_order_kernel, BLOCK_N=BLOCK_ORDER, num_warps=8),
+    return _Backward(program(kernel.roi_align_order_kernel, BLOCK_N=BLOCK_ORDER, num_warps=8),
                      gather, sizes[0], tuple(levels))
 
 
