@@ -15,6 +15,9 @@ __all__ = ["Operator", "operator"]
 
 #: Classes without a ``__torch_dispatch__`` of their own; others go through the dispatcher.
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
+#: What a call without lists may be made of.
+_FLAT = _PLAIN | {type(None), bool, int, float, str, torch.dtype}
+_grad_enabled = torch.is_grad_enabled
 
 
 class Operator:
@@ -35,6 +38,7 @@ class Operator:
         self._name, self._body, self._schema = name, body, schema
         types = schema.partition(") ->")[0].split(",")
         self._tensors = tuple(i for i, kind in enumerate(types) if "Tensor" in kind)
+        self._lists = any("Tensor[" in kind for kind in types)
         self.traced = torch.library.custom_op(f"fastdet::{name}", body, mutates_args=(),
                                                schema=schema)
         self._apply: Callable[..., Any] | None = None
@@ -50,34 +54,36 @@ class Operator:
         """
         self.traced.register_autograd(backward, setup_context=setup_context)
         if "[]" not in self._schema.rpartition("->")[2]:
-            function = _function(self._name, self._body, backward, setup_context)
+            function = (_list_function if self._lists else _function)(
+                self._name, self._body, backward, setup_context)
             # Function.apply looks for transforms of torch.func first, which tracing() did.
             self._apply = super(Function, function).apply  # type: ignore[misc]
 
     def __call__(self, *args: Any) -> Any:
         if tracing():
             return self.traced(*args)
-        grad = lists = False
-        for i in self._tensors:
-            arg = args[i]
-            if arg is None:
-                continue
-            if type(arg) in _PLAIN:
-                grad = grad or arg.requires_grad
-            elif isinstance(arg, (list, tuple)):
-                lists = True
-                for one in arg:
-                    if type(one) not in _PLAIN:
-                        return self.traced(*args)
-                    grad = grad or one.requires_grad
-            else:
-                return self.traced(*args)
-        if not (grad and torch.is_grad_enabled()):
+        if not _FLAT.issuperset(map(type, args)):
+            return self._unusual(args)
+        if _grad_enabled():
+            for i in self._tensors:
+                arg = args[i]
+                if arg is not None and arg.requires_grad:
+                    # Without a gradient the dispatcher says so.
+                    return (self._apply or self.traced)(*args)
+        return self._body(*args)
+
+    def _unusual(self, args: tuple[Any, ...]) -> Any:
+        """A call with lists, or classes that are not known here."""
+        tensors = [one for i in self._tensors if args[i] is not None for one in
+                   (args[i] if isinstance(args[i], (list, tuple)) else args[i:i + 1])]
+        if not _PLAIN.issuperset(map(type, tensors)):
+            return self.traced(*args)
+        if not (_grad_enabled() and any(t.requires_grad for t in tensors)):
             return self._body(*args)
         if self._apply is None:
-            return self.traced(*args)  # which says that there is no gradient
-        if not lists:
-            return self._apply(None, *args)
+            return self.traced(*args)
+        if not self._lists:
+            return self._apply(*args)
         sizes = [len(arg) if i in self._tensors and isinstance(arg, (list, tuple)) else _ALONE
                  for i, arg in enumerate(args)]
         return self._apply(sizes, *_flat(args, sizes))
@@ -102,25 +108,33 @@ def _nest(flat: Iterable[Any], sizes: _Sizes) -> tuple[Any, ...]:
 
 def _function(name: str, body: Callable[..., Any], backward: Callable[..., Any],
               setup_context: Callable[..., None]) -> type[Function]:
-    """``body`` with its gradient, behind an argument of its own: the sizes of lists, if any."""
-    def forward(ctx: Any, sizes: _Sizes | None, *flat: Any) -> Any:
-        ctx.list_sizes, args = sizes, flat if sizes is None else _nest(flat, sizes)
+    """``body`` with its gradient."""
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = body(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    return type(name, (Function,), {
+        "forward": staticmethod(forward), "backward": staticmethod(backward)})
+
+
+def _list_function(name: str, body: Callable[..., Any], backward: Callable[..., Any],
+                   setup_context: Callable[..., None]) -> type[Function]:
+    """The same behind an argument of its own: the sizes of lists."""
+    def forward(ctx: Any, sizes: _Sizes, *flat: Any) -> Any:
+        ctx.list_sizes, args = sizes, _nest(flat, sizes)
         output = body(*args)
         setup_context(ctx, args, output)
         return output
 
     def back(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         needs, sizes = ctx.needs_input_grad, ctx.list_sizes
-        ctx.needs_input_grad = needs[1:] if sizes is None else _nest(needs[1:], sizes)
+        ctx.needs_input_grad = _nest(needs[1:], sizes)
         try:
             found = backward(ctx, *grads)
         finally:
             ctx.needs_input_grad = needs
-        if isinstance(found, Tensor):
-            return None, found
-        if sizes is None:
-            return None, *found
-        return None, *_flat(found, sizes)
+        return None, *_flat((found,) if isinstance(found, Tensor) else found, sizes)
 
     return type(name, (Function,), {
         "forward": staticmethod(forward), "backward": staticmethod(back)})

@@ -188,11 +188,16 @@ def observe(observer: Observer) -> Iterator[None]:
         _observer = before
 
 
+# By name: they are asked before every operator.
+_compiling = torch.compiler.is_compiling
+_modes = torch._C._len_torch_dispatch_stack
+_jit = torch._C._get_tracing_state
+_transforms = torch._C._are_functorch_transforms_active
+
+
 def tracing() -> bool:
     """True while calls are recorded or transformed rather than run: by a compiler, by a dispatch
     mode such as FakeTensor's, by ``torch.jit.trace`` or by ``torch.func``. Then operators must go
     through the dispatcher and no result may be kept; otherwise calling a body directly saves most
     of what a launch-bound operator costs."""
-    return (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-            or torch._C._get_tracing_state() is not None
-            or torch._C._are_functorch_transforms_active())
+    return _compiling() or _modes() > 0 or _jit() is not None or _transforms()

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .bound import Forms, bound_launch
+from .bound import Forms, Repeated, bound_launch
 from .dispatch import interpreting
 from .interpreter import mend
 
-__all__ = ["Launch", "Program", "capability", "dot_precision", "launch", "num_sms",
+__all__ = ["Launch", "Prepared", "Program", "capability", "dot_precision", "launch", "num_sms",
            "record_launches", "recording"]
 
 
@@ -60,6 +60,11 @@ def record_launches(capability: tuple[int, int]) -> Iterator[list[Launch]]:
 def recording() -> bool:
     """True inside :func:`record_launches`: nothing that a call returns has a value."""
     return _recorder is not None
+
+
+_INTERPRETING = interpreting()
+#: ``torch.cuda.current_device`` where CUDA is in use already: there is a tensor on a GPU.
+_current_device = getattr(torch._C, "_cuda_getDevice", None)
 
 
 class _GPU(NamedTuple):
@@ -126,7 +131,8 @@ class Program:
     """A kernel with its constants and options: what a plan of many calls keeps.
 
     ``Program(kernel, BLOCK=64, num_warps=4)(grid, *args, device=device)`` is :func:`launch` with
-    less to do each time.
+    less to do each time, and ``program.at(grid, *numbers)(*tensors, device=device)`` with less yet
+    where the grid and the last arguments stay the same.
     """
 
     __slots__ = ("_forms", "kernel", "options")
@@ -138,6 +144,24 @@ class Program:
     def __call__(self, grid: tuple[int, ...], *args: Any, device: torch.device) -> None:
         _start(self.kernel, grid, args, device, self.options, self._forms)
 
+    def at(self, grid: tuple[int, ...], *numbers: Any) -> Prepared:
+        """This program with its grid and its last arguments, which are no tensors."""
+        return Prepared(self.kernel, grid, numbers, self.options, self._forms)
+
+
+class Prepared(Repeated):
+    """A :class:`Program` at a grid, with its numbers: takes its tensors."""
+
+    __slots__ = ()
+
+    def __call__(self, *tensors: Any, device: torch.device) -> None:
+        if _recorder is None and not _INTERPRETING and 0 not in self.grid and (
+                device.type != "cuda" or device.index == _current_device()):
+            self.start(tensors)
+        else:
+            _start(self.kernel, self.grid, tensors + self.numbers, device, self.options,
+                   self._forms)
+
 
 def _start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], device: torch.device,
            options: dict[str, Any], forms: Forms | None = None) -> None:
@@ -146,9 +170,9 @@ def _start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], device: to
     if _recorder is not None:
         _recorder.launches.append(Launch(kernel, grid, args, dict(options)))
         return
-    if interpreting():
+    if _INTERPRETING:
         mend()
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
+    if device.type == "cuda" and device.index != _current_device():
         with torch.cuda.device(device):
             bound_launch(kernel, grid, args, options, forms)
     else:

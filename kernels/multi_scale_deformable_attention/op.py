@@ -13,7 +13,7 @@ from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2, optional_empty
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
-from ..launch import Program
+from ..launch import Prepared, Program
 from ..pyramid import level_table
 from .cpu import multi_scale_deformable_attention_cpu
 
@@ -63,17 +63,10 @@ def _rows(t: Tensor) -> Tensor:
     return t if t.is_contiguous() or t.transpose(0, 1).is_contiguous() else t.contiguous()
 
 
-class _Plan(NamedTuple):
-    """What a launch has in common with all of the same sizes."""
-
-    program: Program
-    grid: tuple[int, int]
-    numbers: tuple[int, ...]  # sizes and strides, the kernel's last arguments
-
-
 @lru_cache(maxsize=512)
-def _plan(kind: str, value: torch.Size, places: torch.Size, strides: tuple[int, ...],
-          dtype: torch.dtype, **needs: int) -> _Plan:
+def _plan(kind: str, value: torch.Size, places: torch.Size, dtype: torch.dtype,
+          strides: tuple[tuple[int, ...], ...], **needs: int) -> Prepared:
+    """The launch of a call of such sizes, which takes its tensors."""
     from . import kernel
 
     B, K, heads, d = value
@@ -82,12 +75,8 @@ def _plan(kind: str, value: torch.Size, places: torch.Size, strides: tuple[int, 
     program = Program(
         getattr(kernel, f"multi_scale_deformable_attention_{kind}_kernel"), HEADS=heads, D=d, L=L,
         P=P, BLOCK_Q=config.block_q, BLOCK_D=config.block_d, num_warps=config.num_warps, **needs)
-    return _Plan(program, (-(-Q // config.block_q) * heads, B), (K, Q, *strides))
-
-
-def _strides(value: Tensor, places: Tensor, weights: Tensor) -> tuple[int, ...]:
-    """By image and by row."""
-    return (*value.stride()[:2], *places.stride()[:2], *weights.stride()[:2])
+    by_image_and_row = [step for each in strides for step in each[:2]]
+    return program.at((-(-Q // config.block_q) * heads, B), K, Q, *by_image_and_row)
 
 
 @operator(
@@ -98,9 +87,9 @@ def _forward(value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor, weigh
     value, places, weights = _rows(value), _rows(places), _rows(weights)
     B, _, heads, d = value.shape
     out = value.new_empty(B, places.shape[1], heads * d)
-    plan = _plan("fwd", value.shape, places.shape, _strides(value, places, weights), value.dtype)
-    plan.program(plan.grid, value, sizes.contiguous(), starts.contiguous(), places, weights, out,
-                 *plan.numbers, device=value.device)
+    _plan("fwd", value.shape, places.shape, value.dtype,
+          (value.stride(), places.stride(), weights.stride()))(
+        value, sizes.contiguous(), starts.contiguous(), places, weights, out, device=value.device)
     return out
 
 
@@ -129,10 +118,11 @@ def _backward(grad: Tensor, value: Tensor, sizes: Tensor, starts: Tensor, places
     dvalue = (torch.zeros_like(value, dtype=torch.int64 if fixed else torch.float32)
               if needs_value else value.new_empty(0))
     dplaces, dweights = (optional_empty(t, needs_place) for t in (places, weights))
-    plan = _plan("bwd", value.shape, places.shape, _strides(value, places, weights), value.dtype,
-                 NEEDS_VALUE=int(needs_value), NEEDS_PLACE=int(needs_place), FIXED=int(fixed))
-    plan.program(plan.grid, value, sizes.contiguous(), starts.contiguous(), places, weights, grad,
-                 scale, dvalue, dplaces, dweights, *plan.numbers, device=value.device)
+    _plan("bwd", value.shape, places.shape, value.dtype,
+          (value.stride(), places.stride(), weights.stride()), NEEDS_VALUE=int(needs_value),
+          NEEDS_PLACE=int(needs_place), FIXED=int(fixed))(
+        value, sizes.contiguous(), starts.contiguous(), places, weights, grad, scale, dvalue,
+        dplaces, dweights, device=value.device)
     if fixed:
         dvalue = dvalue.double() / scale
     return dvalue.to(value.dtype), dplaces, dweights
