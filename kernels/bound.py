@@ -104,13 +104,14 @@ class _Bound:
         return tuple(map(self.specialize, self.backends, args, self.const, self.specialized,
                          self.aligned))
 
-    def launch(self, compiled: Any, grid: tuple[int, int, int], args: tuple[Any, ...]) -> None:
+    def launch(self, compiled: Any, grid: tuple[int, ...], args: tuple[Any, ...]) -> None:
         """Start what was compiled for such arguments, the constants among them."""
         for name, value, scope in self.globals:
             if scope.get(name) is not value:  # as it was when this was compiled; Triton's error
                 self.kernel[grid](*args[:self.count], **self.options)
                 return
-        compiled.run(*grid, self.driver.get_current_stream(self.device), compiled.function,
+        x, y, z = (*grid, 1, 1)[:3]
+        compiled.run(x, y, z, self.driver.get_current_stream(self.device), compiled.function,
                      compiled.packed_metadata, None, None, None, *args)
 
     def learn(self, key: _Key, grid: tuple[int, ...], args: tuple[Any, ...]) -> None:
@@ -175,7 +176,7 @@ def bound_launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...],
     if compiled is None:
         bound.learn(key, grid, args)
     else:
-        bound.launch(compiled, _three(grid), (*args, *bound.constants))
+        bound.launch(compiled, grid, args + bound.constants)
 
 
 class Repeated:
@@ -191,32 +192,27 @@ class Repeated:
         forms: as for :func:`bound_launch`.
     """
 
-    __slots__ = ("_forms", "_known", "_rest", "_three", "grid", "kernel", "numbers", "options")
+    __slots__ = ("_forms", "_known", "_rest", "grid", "kernel", "numbers", "options")
 
     def __init__(self, kernel: Any, grid: tuple[int, ...], numbers: tuple[Any, ...],
                  options: dict[str, Any], forms: Forms) -> None:
         self.kernel, self.grid, self.numbers = kernel, grid, numbers
-        self.options, self._forms, self._three = options, forms, _three(grid)
+        self.options, self._forms = options, forms
         self._known: dict[_Bound, dict[_Key, Any]] = {}
         self._rest = numbers
 
-    def start(self, tensors: tuple[Any, ...]) -> None:
+    def start(self, grid: tuple[int, ...], tensors: tuple[Any, ...]) -> None:
         """Launch on the current device."""
         bound = _bound(self.kernel, self.options, self._forms)
         known = self._known.get(bound)
         if known is not None:
             compiled = known.get(bound.key(tensors))
             if compiled is not None:
-                bound.launch(compiled, self._three, tensors + self._rest)
+                bound.launch(compiled, grid, tensors + self._rest)
                 return
         args = tensors + self.numbers
-        bound_launch(self.kernel, self.grid, args, self.options, self._forms)
+        bound_launch(self.kernel, grid, args, self.options, self._forms)
         compiled = None if bound is None else bound.compiled.get(bound.key(args))
         if compiled is not None:
             self._known.setdefault(bound, {})[bound.key(tensors)] = compiled
             self._rest = self.numbers + bound.constants
-
-
-def _three(grid: tuple[int, ...]) -> tuple[int, int, int]:
-    x, y, z = (*grid, 1, 1)[:3]
-    return x, y, z

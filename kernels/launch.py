@@ -104,11 +104,17 @@ def dot_precision(dtype: torch.dtype) -> str:
     if dtype != torch.float32:
         return "ieee"
     matmul = torch.backends.cuda.matmul
-    # Older torch has allow_tf32 alone; newer refuses to read it once the new name was set, but
-    # keeps the new one true to every setting.
-    if hasattr(matmul, "fp32_precision"):
-        return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
-    return "tf32" if matmul.allow_tf32 else "ieee"
+    tf32 = matmul.fp32_precision == "tf32" if _names_precisions() else matmul.allow_tf32
+    return "tf32" if tf32 else "ieee"
+
+
+@cache
+def _names_precisions() -> bool:
+    """Whether torch has names for them, which newer torch keeps true to every setting.
+
+    Older torch has ``allow_tf32`` alone, which newer refuses to read once a name was set.
+    """
+    return hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, device: torch.device,
@@ -154,13 +160,15 @@ class Prepared(Repeated):
 
     __slots__ = ()
 
-    def __call__(self, *tensors: Any, device: torch.device) -> None:
-        if _recorder is None and not _INTERPRETING and 0 not in self.grid and (
+    def __call__(self, *tensors: Any, device: torch.device,
+                 grid: tuple[int, ...] | None = None) -> None:
+        """Launch it, at another grid than its own where one is given."""
+        grid = self.grid if grid is None else grid
+        if _recorder is None and not _INTERPRETING and 0 not in grid and (
                 device.type != "cuda" or device.index == _current_device()):
-            self.start(tensors)
+            self.start(grid, tensors)
         else:
-            _start(self.kernel, self.grid, tensors + self.numbers, device, self.options,
-                   self._forms)
+            _start(self.kernel, grid, tensors + self.numbers, device, self.options, self._forms)
 
 
 def _start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], device: torch.device,
