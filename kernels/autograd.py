@@ -45,17 +45,20 @@ class Operator:
         self.register_fake = self.traced.register_fake
 
     def register_autograd(self, backward: Callable[..., Any], *,
-                          setup_context: Callable[..., None]) -> None:
+                          setup_context: Callable[..., None], results: int | None = None) -> None:
         """Make it differentiable; twice where what ``backward`` calls is.
 
         Args:
             backward: ``(ctx, *grads)`` to a gradient or ``None`` for each argument.
             setup_context: ``(ctx, inputs, output)``, saves what ``backward`` needs.
+            results: so many of several results, the first, are for the caller, who gets the others
+                or not: they are for ``backward``, to which their gradients come or not. What
+                autograd does not hear of costs nothing.
         """
         self.traced.register_autograd(backward, setup_context=setup_context)
         if "[]" not in self._schema.rpartition("->")[2]:
             function = (_list_function if self._lists else _function)(
-                self._name, self._body, backward, setup_context)
+                self._name, self._body, backward, setup_context, results)
             # Function.apply looks for transforms of torch.func first, which tracing() did.
             self._apply = super(Function, function).apply  # type: ignore[misc]
 
@@ -107,25 +110,25 @@ def _nest(flat: Iterable[Any], sizes: _Sizes) -> tuple[Any, ...]:
 
 
 def _function(name: str, body: Callable[..., Any], backward: Callable[..., Any],
-              setup_context: Callable[..., None]) -> type[Function]:
+              setup_context: Callable[..., None], results: int | None) -> type[Function]:
     """``body`` with its gradient."""
     def forward(ctx: Any, *args: Any) -> Any:
         output = body(*args)
         setup_context(ctx, args, output)
-        return output
+        return output if results is None else output[:results]
 
     return type(name, (Function,), {
         "forward": staticmethod(forward), "backward": staticmethod(backward)})
 
 
 def _list_function(name: str, body: Callable[..., Any], backward: Callable[..., Any],
-                   setup_context: Callable[..., None]) -> type[Function]:
+                   setup_context: Callable[..., None], results: int | None) -> type[Function]:
     """The same behind an argument of its own: the sizes of lists."""
     def forward(ctx: Any, sizes: _Sizes, *flat: Any) -> Any:
         ctx.list_sizes, args = sizes, _nest(flat, sizes)
         output = body(*args)
         setup_context(ctx, args, output)
-        return output
+        return output if results is None else output[:results]
 
     def back(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         needs, sizes = ctx.needs_input_grad, ctx.list_sizes

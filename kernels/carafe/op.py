@@ -202,13 +202,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.set_materialize_grads(False)  # no zeros for it
 
 
-def _autograd(ctx: Any, grad: Tensor, _lse: Tensor) -> tuple[Any, ...]:
+def _autograd(ctx: Any, grad: Tensor, _lse: None = None) -> tuple[Any, ...]:
     needs_x, needs_mask = ctx.needs_input_grad[:2]
     dx, dmask = _backward(grad, *ctx.saved_tensors, *ctx.rest, needs_x, needs_mask)
     return (dx if needs_x else None, dmask if needs_mask else None, None, None, None, None)
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+_forward.register_autograd(_autograd, setup_context=_setup_context, results=1)
 
 
 def _check(shape: _Four, stride: _Four, dtype: torch.dtype, device: torch.device, masks: _Four,

@@ -164,7 +164,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.set_materialize_grads(False)  # no zeros for it
 
 
-def _autograd(ctx: Any, grad: Tensor, _stats: Tensor) -> tuple[Any, ...]:
+def _autograd(ctx: Any, grad: Tensor, _stats: None = None) -> tuple[Any, ...]:
     needs_x, needs_params, *needs_norm = ctx.needs_input_grad[:6]
     tensors = ctx.saved_tensors
     dx, dparams, dnorm = _backward(grad, *tensors, ctx.eps_in, needs_x, needs_params,
@@ -187,7 +187,7 @@ def _of_norms(total: Tensor, norms: Sequence[Tensor], needs: Sequence[bool]) -> 
             zip(total.split_with_sizes((feat, feat, out, out)), dtypes, needs)]
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+_forward.register_autograd(_autograd, setup_context=_setup_context, results=1)
 
 
 def _check(x: Tensor, params: Tensor, norms: Sequence[Tensor], autocast: torch.dtype | None

@@ -183,10 +183,14 @@ def _sum_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
     ctx.set_materialize_grads(False)
 
 
-def _sum_autograd(ctx: Any, grad: Tensor | None, again: Tensor | None) -> tuple[Any, ...]:
+#: Says so where a second derivative is taken.
+_FIRST_ONLY = ("the focal losses' sums have a first derivative only; for a second one take the "
+               "losses of reduction='none' under the torch backend")
+
+
+def _sum_autograd(ctx: Any, grad: Tensor | None, again: Tensor | None = None) -> tuple[Any, ...]:
     if again is not None:
-        raise RuntimeError("the focal losses' sums have a first derivative only; for a second one "
-                           "take the losses of reduction='none' under the torch backend")
+        raise RuntimeError(_FIRST_ONLY)
     dx = None
     if grad is not None:
         slope, over = ctx.saved_tensors
@@ -194,11 +198,13 @@ def _sum_autograd(ctx: Any, grad: Tensor | None, again: Tensor | None) -> tuple[
         if grad.dim():
             grad = grad.sum()
         dx = _cast(slope * _cast(_cast(grad, ctx.dtype), slope.dtype), ctx.dtype)
+        if torch.is_grad_enabled() and not tracing():
+            dx = torch._C._functions.DelayedError(_FIRST_ONLY, 1)(dx.detach().requires_grad_())
     return None, dx, None, None, None, None, None, None, None, None
 
 
-_sum.register_autograd(_sum_autograd, setup_context=_sum_setup)
-_sum_torch.register_autograd(_sum_autograd, setup_context=_sum_setup)
+_sum.register_autograd(_sum_autograd, setup_context=_sum_setup, results=1)
+_sum_torch.register_autograd(_sum_autograd, setup_context=_sum_setup, results=1)
 
 
 # ------------------------------------------------------------------ softmax
