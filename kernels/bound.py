@@ -204,15 +204,17 @@ class Repeated:
     def start(self, grid: tuple[int, ...], tensors: tuple[Any, ...]) -> None:
         """Launch on the current device."""
         bound = _bound(self.kernel, self.options, self._forms)
-        known = self._known.get(bound)
-        if known is not None:
-            compiled = known.get(bound.key(tensors))
-            if compiled is not None:
-                bound.launch(compiled, grid, tensors + self._rest)
-                return
+        if bound is None:
+            self.kernel[grid](*tensors, *self.numbers, **self.options)
+            return
+        key, known = bound.key(tensors), self._known.get(bound)
+        compiled = None if known is None else known.get(key)
+        if compiled is not None:
+            bound.launch(compiled, grid, tensors + self._rest)
+            return
         args = tensors + self.numbers
         bound_launch(self.kernel, grid, args, self.options, self._forms)
-        compiled = None if bound is None else bound.compiled.get(bound.key(args))
+        compiled = bound.compiled.get(bound.key(args))
         if compiled is not None:
-            self._known.setdefault(bound, {})[bound.key(tensors)] = compiled
+            self._known.setdefault(bound, {})[key] = compiled
             self._rest = self.numbers + bound.constants

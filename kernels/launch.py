@@ -7,7 +7,7 @@ on a machine without a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -37,20 +37,23 @@ class Launch:
 class _Recorder:
     launches: list[Launch]
     capability: tuple[int, int]
+    multiprocessors: int
 
 
 _recorder: _Recorder | None = None
 
 
 @contextmanager
-def record_launches(capability: tuple[int, int]) -> Iterator[list[Launch]]:
+def record_launches(capability: tuple[int, int],
+                    multiprocessors: int = 132) -> Iterator[list[Launch]]:
     """Collect launches instead of performing them.
 
     Args:
         capability: the compute capability that config functions are to see; ``(0, 0)`` for HIP.
+        multiprocessors: those of the GPU that grids are to fill.
     """
     global _recorder
-    before, _recorder = _recorder, _Recorder([], capability)
+    before, _recorder = _recorder, _Recorder([], capability, multiprocessors)
     try:
         yield _recorder.launches
     finally:
@@ -64,7 +67,7 @@ def recording() -> bool:
 
 _INTERPRETING = interpreting()
 #: ``torch.cuda.current_device`` where CUDA is in use already: there is a tensor on a GPU.
-_current_device = getattr(torch._C, "_cuda_getDevice", None)
+_current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", lambda: -1)
 
 
 class _GPU(NamedTuple):
@@ -90,9 +93,9 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 def num_sms(device: torch.device) -> int:
     """Multiprocessors that a persistent grid should fill (one under the interpreter)."""
-    if _recorder is None and device.type == "cuda":
-        return _gpu(device.index).multiprocessors
-    return 1 if _recorder is None else 132
+    if _recorder is not None:
+        return _recorder.multiprocessors
+    return _gpu(device.index).multiprocessors if device.type == "cuda" else 1
 
 
 def dot_precision(dtype: torch.dtype) -> str:

@@ -150,7 +150,7 @@ def _plan(kind: str, shape: _Four, maps: tuple[_Four, _Four, _Four], kernel_size
 
 
 @operator("carafe", "(Tensor features, Tensor masks, SymInt kernel_size, SymInt group_size, "
-          "SymInt scale_factor, bool normalize) -> (Tensor, Tensor)")
+          "SymInt scale_factor, bool normalize) -> (Tensor, Tensor)", saved=1)
 def _forward(features: Tensor, masks: Tensor, kernel_size: int, group_size: int,
              scale_factor: int, normalize: bool) -> tuple[Tensor, Tensor]:
     out = _empty_result(features, scale_factor)
@@ -208,7 +208,7 @@ def _autograd(ctx: Any, grad: Tensor, _lse: None = None) -> tuple[Any, ...]:
     return (dx if needs_x else None, dmask if needs_mask else None, None, None, None, None)
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context, results=1)
+_forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
 def _check(shape: _Four, stride: _Four, dtype: torch.dtype, device: torch.device, masks: _Four,
@@ -264,4 +264,4 @@ def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int = 
         masks.shape, masks.stride(), masks.dtype, masks.device, *sizes)
     if not use_triton("carafe", features.device, reason):
         return carafe_reference(features, masks, *sizes)
-    return _forward(features, masks, *sizes)[0]
+    return _forward(features, masks, *sizes)

@@ -91,7 +91,7 @@ def _rows(params: Tensor) -> Tensor:
 @operator(
     "dynamic_conv",
     "(Tensor x, Tensor params, Tensor w_in, Tensor b_in, Tensor w_out, Tensor b_out, float eps_in, "
-    "float eps_out, ScalarType out_dtype) -> (Tensor, Tensor)")
+    "float eps_out, ScalarType out_dtype) -> (Tensor, Tensor)", saved=1)
 def _forward(x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor,
              eps_in: float, eps_out: float, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     n, channels, size = x.shape
@@ -187,7 +187,7 @@ def _of_norms(total: Tensor, norms: Sequence[Tensor], needs: Sequence[bool]) -> 
             zip(total.split_with_sizes((feat, feat, out, out)), dtypes, needs)]
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context, results=1)
+_forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
 def _check(x: Tensor, params: Tensor, norms: Sequence[Tensor], autocast: torch.dtype | None
@@ -292,4 +292,4 @@ def dynamic_conv(x: Tensor, params: Tensor, norm_in_weight: Tensor, norm_in_bias
         return dynamic_conv_reference(x, params, w_in, b_in, w_out, b_out, eps_in, eps_out,
                                       out_dtype)
     return _forward(x, params, w_in, b_in, w_out, b_out, float(eps_in), float(eps_out),
-                    out_dtype)[0]
+                    out_dtype)

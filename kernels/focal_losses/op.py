@@ -136,7 +136,7 @@ def _divided(total: Tensor, over: Tensor | None, count: float | None) -> Tensor:
     return total if count is None else total / count
 
 
-@operator("focal_losses_sum", _SUM)
+@operator("focal_losses_sum", _SUM, saved=1)
 def _sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
          first: float, second: float, with_slope: bool, over: Tensor | None, count: float | None
          ) -> tuple[Tensor, Tensor]:
@@ -152,7 +152,7 @@ def _sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Te
     return _divided(_cast(sums.sum(), x.dtype), over, count), slope
 
 
-@operator("focal_losses_sum_torch", _SUM)
+@operator("focal_losses_sum_torch", _SUM, saved=1)
 def _sum_torch(kind: str, x: Tensor, target: Tensor, values: Tensor | None,
                weight: Tensor | None, first: float, second: float, with_slope: bool,
                over: Tensor | None, count: float | None) -> tuple[Tensor, Tensor]:
@@ -203,8 +203,8 @@ def _sum_autograd(ctx: Any, grad: Tensor | None, again: Tensor | None = None) ->
     return None, dx, None, None, None, None, None, None, None, None
 
 
-_sum.register_autograd(_sum_autograd, setup_context=_sum_setup, results=1)
-_sum_torch.register_autograd(_sum_autograd, setup_context=_sum_setup, results=1)
+_sum.register_autograd(_sum_autograd, setup_context=_sum_setup)
+_sum_torch.register_autograd(_sum_autograd, setup_context=_sum_setup)
 
 
 # ------------------------------------------------------------------ softmax
@@ -314,7 +314,8 @@ def _run(name: str, kind: str, x: Tensor, target: Tensor, values: Tensor | None,
         if reduction == "none":
             return loss
         loss, wanted = loss.sum(), False
-    over, divisor = None, None
+    over: Tensor | None = None
+    divisor: float | None = None
     if reduction == "mean":
         if avg_factor is None:
             divisor = count
@@ -328,7 +329,7 @@ def _run(name: str, kind: str, x: Tensor, target: Tensor, values: Tensor | None,
         wanted = x.requires_grad and torch.is_grad_enabled()
         loss = (_sum if triton else _sum_torch)(
             kind, x, target, values, weight, first, second, wanted, over if within else None,
-            None if divisor is None or not within else float(divisor))[0]
+            None if divisor is None or not within else float(divisor))
     return loss if within else _divided(loss, over, divisor)
 
 

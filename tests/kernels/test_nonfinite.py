@@ -22,10 +22,7 @@ PLACES_ON_A_MAP = {("deform_conv2d", "offset"), ("deform_conv2d-groups", "offset
                    ("dyhead_convs", "numbers0"), ("dyhead_convs", "numbers1"),
                    ("multi_scale_deformable_attention", "places")}
 
-#: Cases whose kernels are those of another one, with a branch less.
-ONCE = {"dyhead_combine-coarsest"}
-
-PLACES = [(name, put_into) for name, case in CASES.items() if name not in ONCE
+PLACES = [(name, put_into) for name, case in CASES.items()
           for put_into in (*case.inputs, *(["grad"] if case.differentiable else []))
           if (name, put_into) not in NOT_READ]
 
