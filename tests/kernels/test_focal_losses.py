@@ -279,4 +279,5 @@ def test_opcheck(kernel_device):
     torch.library.opcheck(op._softmax.traced, (x, labels.clamp(max=3), None, 2.0, 0.25))
     # Its second result, the derivative, has none of its own: without a gradient here.
     torch.library.opcheck(op._sum.traced,
-                          ("sigmoid", x.detach(), labels, None, row, 2.0, 0.25, True))
+                          ("sigmoid", x.detach(), labels, None, row, 2.0, 0.25, True, row[:1],
+                           None))
