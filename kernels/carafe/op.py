@@ -11,7 +11,7 @@ from torch import Tensor
 from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2, optional_empty, options
 from ..dispatch import Reason, tracing, use_triton
-from ..launch import Prepared, Program
+from ..launch import Prepared, program
 from .reference import carafe_reference
 
 __all__ = ["can_run_carafe", "carafe"]
@@ -142,7 +142,7 @@ def _plan(kind: str, shape: _Four, maps: tuple[_Four, _Four, _Four], kernel_size
         pixels *= 1 if scale == 2 else scale
         grid = (pixels, blocks, b * group_size) if kind == "fwd" else (pixels, b * group_size)
     name = "carafe_fwd_kernel" if kind == "fwd" else f"carafe_bwd_{kind}_kernel"
-    return Program(getattr(kernel, name), **constants).at(
+    return program(getattr(kernel, name), **constants).at(
         grid, h, w, c, group_size, *read, *_mask_strides(masks, scale, normalize), *other)
 
 

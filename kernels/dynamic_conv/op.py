@@ -12,7 +12,7 @@ from torch import Tensor
 from ..autograd import operator
 from ..common import autocasting, dtype_reason, next_power_of_2, options
 from ..dispatch import Reason, tracing, use_triton
-from ..launch import Prepared, Program, capability, dot_precision
+from ..launch import Prepared, capability, dot_precision, program
 from .reference import dynamic_conv_reference
 
 __all__ = ["can_run_dynamic_conv", "dynamic_conv"]
@@ -64,7 +64,7 @@ def _config(kind: str, size: int, feat: int, out: int, dtype: torch.dtype,
 class _Plan(NamedTuple):
     """What a launch has in common with all of the same sizes, whatever the number of proposals."""
 
-    program: Prepared  # takes a grid: tiles for each proposal
+    step: Prepared  # takes a grid: tiles for each proposal
     tiles: int  # of a proposal's rows; with no rows one, which writes that the gradients are zero
 
 
@@ -78,9 +78,9 @@ def _plan(kind: str, channels: int, size: int, feat: int, out: int, dtype: torch
     tiles = max(1, -(-size // config.block_s))
     if kind == "bwd":
         needs["WHOLE"] = int(tiles == 1)  # then the one program makes the parameters' gradient
-    program = Program(getattr(kernel, f"dynamic_conv_{kind}_kernel"), IN=channels, FEAT=feat,
-                      OUT=out, PRECISION=precision, **needs, **options(config))
-    return _Plan(program.at((tiles,), size, tiles, *strides, *epsilons), tiles)
+    step = program(getattr(kernel, f"dynamic_conv_{kind}_kernel"), IN=channels, FEAT=feat,
+                   OUT=out, PRECISION=precision, **needs, **options(config))
+    return _Plan(step.at((tiles,), size, tiles, *strides, *epsilons), tiles)
 
 
 def _rows(params: Tensor) -> Tensor:
@@ -102,8 +102,8 @@ def _forward(x: Tensor, params: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tenso
     device, dtype = x.device, params.dtype
     plan = _plan("fwd", channels, size, feat, out, dtype, capability(device), dot_precision(dtype),
                  (*x.stride(), params.stride(0)), (eps_in, eps_out))
-    plan.program(x, params, w_in.contiguous(), b_in.contiguous(), w_out.contiguous(),
-                 b_out.contiguous(), result, stats, device=device, grid=(n * plan.tiles,))
+    plan.step(x, params, w_in.contiguous(), b_in.contiguous(), w_out.contiguous(),
+              b_out.contiguous(), result, stats, device=device, grid=(n * plan.tiles,))
     return result, stats
 
 
@@ -138,9 +138,9 @@ def _backward(grad: Tensor, x: Tensor, params: Tensor, w_in: Tensor, b_in: Tenso
         h, df, dy = (params.new_empty(n, size, width) for width in (feat, feat, out))
     dnorm = params.new_empty((n * plan.tiles if needs_norm else 0, 2 * (feat + out)),
                              dtype=torch.float32)
-    plan.program(grad.contiguous(), x, params, w_in.contiguous(), b_in.contiguous(),
-                 w_out.contiguous(), b_out.contiguous(), stats, dx, dparams, h, df, dy, dnorm,
-                 device=device, grid=(n * plan.tiles,))
+    plan.step(grad.contiguous(), x, params, w_in.contiguous(), b_in.contiguous(),
+              w_out.contiguous(), b_out.contiguous(), stats, dx, dparams, h, df, dy, dnorm,
+              device=device, grid=(n * plan.tiles,))
     if spill:  # plain products: the vendor's library has nothing to learn from us
         dp_in, dp_out = dparams.split([channels * feat, feat * out], dim=1)
         torch.bmm(x.to(params.dtype), df, out=dp_in.view(n, channels, feat))

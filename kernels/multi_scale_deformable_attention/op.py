@@ -13,9 +13,9 @@ from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2, optional_empty
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
-from ..launch import Prepared, Program
+from ..launch import Prepared, program
 from ..pyramid import level_table
-from .cpu import multi_scale_deformable_attention_cpu
+from .cpu import multi_scale_deformable_attention_torch
 
 __all__ = ["can_run_multi_scale_deformable_attention", "multi_scale_deformable_attention"]
 
@@ -76,11 +76,11 @@ def _plan(kind: str, value: torch.Size, places: torch.Size, dtype: torch.dtype,
     B, K, heads, d = value
     Q, L, P = places[1], *places[3:5]
     config = _config(kind, d, dtype)
-    program = Program(
-        getattr(kernel, f"multi_scale_deformable_attention_{kind}_kernel"), HEADS=heads, D=d, L=L,
-        P=P, BLOCK_Q=config.block_q, BLOCK_D=config.block_d, num_warps=config.num_warps, **needs)
     by_image_and_row = [step for each in strides for step in each[:2]]
-    return program.at((-(-Q // config.block_q) * heads, B), K, Q, *by_image_and_row)
+    return program(
+        getattr(kernel, f"multi_scale_deformable_attention_{kind}_kernel"), HEADS=heads, D=d, L=L,
+        P=P, BLOCK_Q=config.block_q, BLOCK_D=config.block_d, num_warps=config.num_warps, **needs,
+    ).at((-(-Q // config.block_q) * heads, B), K, Q, *by_image_and_row)
 
 
 @operator(
@@ -293,6 +293,6 @@ def multi_scale_deformable_attention(
     sizes, starts = _levels(spatial_shapes, level_start_index, value, sampling_locations.shape[3],
                             traced)
     if not use_triton(NAME, device, reason):
-        return multi_scale_deformable_attention_cpu(value, sizes, starts, sampling_locations,
-                                                    attention_weights)
+        return multi_scale_deformable_attention_torch(value, sizes, starts, sampling_locations,
+                                                      attention_weights)
     return _forward(value, sizes, starts, sampling_locations, attention_weights)
