@@ -20,7 +20,7 @@ from .dispatch import interpreting
 from .interpreter import mend
 
 __all__ = ["Launch", "Prepared", "Program", "capability", "dot_precision", "launch", "num_sms",
-           "record_launches", "recording"]
+           "program", "record_launches", "recording"]
 
 
 @dataclass(frozen=True)
@@ -172,3 +172,8 @@ def _start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], device: to
             bound_launch(kernel, grid, args, options, forms)
     else:
         bound_launch(kernel, grid, args, options, forms)
+
+
+#: :class:`Program` once for each kernel, constants and options: plans of many sizes share it, and
+#: what it knows of compiled kernels.
+program = cache(Program)

@@ -15,7 +15,7 @@ from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import Program
 from ..pyramid import level_table
-from .cpu import multi_scale_deformable_attention_cpu
+from .cpu import multi_scale_deformable_attention_torch
 
 __all__ = ["can_run_multi_scale_deformable_attention", "multi_scale_deformable_attention"]
 
@@ -289,6 +289,6 @@ def multi_scale_deformable_attention(
     sizes, starts = _levels(spatial_shapes, level_start_index, value, L)
     reason = can_run_multi_scale_deformable_attention(value, sampling_locations, attention_weights)
     if not use_triton(NAME, value.device, reason):
-        return multi_scale_deformable_attention_cpu(value, sizes, starts, sampling_locations,
-                                                    attention_weights)
+        return multi_scale_deformable_attention_torch(value, sizes, starts, sampling_locations,
+                                                      attention_weights)
     return _forward(value, sizes, starts, sampling_locations, attention_weights)
