@@ -67,5 +67,5 @@ ENTRY = Entry(
     },
     work=_work,
     kernels=("depthwise_conv_tokens_",),
-    ledger=("pvtv2_s2_b2/bf16", "pvtv2_s4_b2/fp32"),
+    ledger=("pvtv2_s4_b2/fp32", "pvtv2_s2_b2/bf16"),
 )
