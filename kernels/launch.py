@@ -19,7 +19,7 @@ from .bound import Forms, bound_launch
 from .dispatch import interpreting
 from .interpreter import mend
 
-__all__ = ["Launch", "Program", "capability", "dot_precision", "launch", "num_sms",
+__all__ = ["Launch", "Prepared", "Program", "capability", "dot_precision", "launch", "num_sms",
            "record_launches", "recording"]
 
 
@@ -140,6 +140,22 @@ class Program:
 
     def __call__(self, grid: tuple[int, ...], *args: Any, device: torch.device) -> None:
         _start(self.kernel, grid, args, device, self.options, self._forms)
+
+    def at(self, grid: tuple[int, ...], *numbers: Any) -> Prepared:
+        """This program with its grid and its last arguments, which are no tensors."""
+        return Prepared(self, grid, numbers)
+
+
+class Prepared:
+    """A :class:`Program` at a grid, with its numbers: takes its tensors."""
+
+    __slots__ = ("grid", "numbers", "program")
+
+    def __init__(self, program: Program, grid: tuple[int, ...], numbers: tuple[Any, ...]) -> None:
+        self.program, self.grid, self.numbers = program, grid, numbers
+
+    def __call__(self, *tensors: Any, device: torch.device) -> None:
+        self.program(self.grid, *tensors, *self.numbers, device=device)
 
 
 def _start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], device: torch.device,

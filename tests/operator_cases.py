@@ -12,8 +12,8 @@ from torch import Tensor
 from fastdet.kernels.add_layer_norm import add_layer_norm
 from fastdet.kernels.carafe import carafe
 from fastdet.kernels.deform_conv2d import deform_conv2d
+from fastdet.kernels.depthwise_conv_tokens import depthwise_conv_tokens
 from fastdet.kernels.dyhead_attention import Attention, dyhead_attention
-from fastdet.kernels.dyhead_combine import Branch, dyhead_combine
 from fastdet.kernels.dyhead_convs import Convolved, Pyramid, dyhead_convs
 from fastdet.kernels.dyhead_convs.reference import moments_of_tiles
 from fastdet.kernels.dynamic_conv import dynamic_conv
@@ -23,6 +23,7 @@ from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
 from fastdet.kernels.gelu_linear import gelu_linear
 from fastdet.kernels.grid_priors import grid_anchors, grid_points
 from fastdet.kernels.max_iou_assign import max_iou_assign
+from fastdet.kernels.merge_layer_norm import merge_layer_norm
 from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
 from fastdet.kernels.nms import batched_nms_padded
 from fastdet.kernels.roi_align import roi_align
@@ -67,27 +68,12 @@ def flat(result: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in flat(part)]
 
 
-def _dyhead(levels: str, groups: int = 2) -> Callable[..., Any]:
-    def call(attention: Tensor, attention_bias: Tensor, **given: Tensor) -> Any:
-        branches = [Branch(given[name], given[f"{name}_weight"], given[f"{name}_bias"])
-                    if name in levels else None for name in ("mid", "low", "high")]
-        return dyhead_combine(branches, attention, attention_bias, groups=groups)
-    return call
-
-
-def _dyhead_inputs(**maps: tuple[int, ...]) -> dict[str, Any]:
-    inputs: dict[str, Any] = dict(maps)
-    for name, (_, channels, *_) in maps.items():
-        inputs |= {f"{name}_weight": (channels,), f"{name}_bias": (channels,)}
-    return inputs | {"attention": (channels,), "attention_bias": (1,)}
-
-
 def _dyhead_attention(maps: Tensor, **given: Tensor) -> Any:
     pyramid = Pyramid(1, ((3, 5), (2, 3)))
     parameters = {name: tuple(t for key, t in given.items() if key.startswith(name))
                   for name in ("norms", "attention", "squeeze", "excite")}
     return dyhead_attention(
-        Convolved(maps, *moments_of_tiles(maps, *pyramid, 16), pyramid, 16),
+        Convolved(maps, moments_of_tiles(maps, *pyramid, 16), pyramid, 16),
         Attention(groups=2, **parameters))
 
 
@@ -133,16 +119,14 @@ CASES: dict[str, Case] = {
         lambda x, offset, weight: deform_conv2d(
             x, offset, weight, stride=(2, 2), padding=(1, 1), groups=2, deform_groups=2),
         {"x": (1, 6, 5, 5), "offset": (1, 36, 3, 3), "weight": (4, 3, 3, 3)}),
+    "depthwise_conv_tokens": Case(
+        lambda x, weight, bias: depthwise_conv_tokens(x, weight, bias, (3, 5), gelu=True),
+        {"x": (1, 15, 5), "weight": (5, 1, 3, 3), "bias": (5,)}),
     "dyhead_attention": Case(
         _dyhead_attention,
         {"maps": (33, 4), **{f"norms{i}": (4,) for i in range(6)}, "attention0": (4,),
          "attention1": (1,), "squeeze0": (3, 4), "squeeze1": (3,), "excite0": (16, 3),
          "excite1": (16,)}),
-    "dyhead_combine": Case(
-        _dyhead("mid low high"),
-        _dyhead_inputs(mid=(1, 4, 5, 7), low=(1, 4, 5, 7), high=(1, 4, 2, 3))),
-    "dyhead_combine-coarsest": Case(
-        _dyhead("mid low"), _dyhead_inputs(mid=(1, 4, 3, 5), low=(1, 4, 3, 5))),
     "dyhead_convs": Case(
         lambda x0, x1, numbers0, numbers1, mid, low, high: dyhead_convs(
             [x0, x1], [numbers0, numbers1], [mid, low, high]).maps,
@@ -186,6 +170,9 @@ CASES: dict[str, Case] = {
          "ignore": lambda: _boxes(6, 51, 35)().view(2, 3, 4),
          "labels": lambda: torch.arange(6).view(2, 3),
          "counts": lambda: torch.tensor([3, 1], dtype=torch.int32)}, differentiable=False),
+    "merge_layer_norm": Case(
+        lambda x, weight, bias: merge_layer_norm(x, (3, 5), weight, bias),
+        {"x": (2, 15, 6), "weight": (24,), "bias": (24,)}),
     "multi_scale_deformable_attention": Case(
         lambda value, places, weights: multi_scale_deformable_attention(
             value, LEVELS, None, places, weights),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import dtype_reason, next_power_of_2, options, partial_sums
+from ..common import Form, dtype_reason, form, next_power_of_2, options, partial_sums
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import Program, dot_precision, num_sms
@@ -23,22 +23,10 @@ __all__ = ["can_run_deform_conv2d", "deform_conv2d"]
 
 def can_run_deform_conv2d(x: Tensor, offset: Tensor, out_channels: int) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    return _reason(_form(x), _form(offset), out_channels)
+    return _reason(form(x), form(offset), out_channels)
 
 
-class _Form(NamedTuple):
-    """What checks and plans want to know of a tensor."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-
-def _form(t: Tensor) -> _Form:
-    return _Form(t.shape, t.dtype, t.device)
-
-
-def _reason(x: _Form, offset: _Form, out_channels: int) -> Reason | None:
+def _reason(x: Form, offset: Form, out_channels: int) -> Reason | None:
     if reason := dtype_reason(offset.dtype):
         return reason
     largest = max(x.shape[1:].numel(), offset.shape[1:].numel(),
@@ -46,7 +34,7 @@ def _reason(x: _Form, offset: _Form, out_channels: int) -> Reason | None:
     return "its kernels find their way inside an image in 32 bits" if largest >= 2**31 else None
 
 
-def _check(x: _Form, offset: _Form, weight: _Form, mask: _Form | None, bias: _Form | None,
+def _check(x: Form, offset: Form, weight: Form, mask: Form | None, bias: Form | None,
            stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int],
            groups: int, deform_groups: int) -> tuple[tuple[int, int], Reason | None]:
     """Refuse what does not fit; the result's height and width, and why no kernel can run."""
@@ -110,6 +98,12 @@ def _beginning(t: Tensor, size: tuple[int, int]) -> Tensor:
     if t.shape[2:] == size:
         return t
     return t.flatten(1)[:, :t.shape[1] * size[0] * size[1]].reshape(*t.shape[:2], *size)
+
+
+#: Tiles of what is copied: pixels and channels of a map, outputs and the rest of a weight, numbers.
+COPY_TILE = {"BLOCK_P": 32, "BLOCK_C": 64}
+WEIGHT_TILE = {"BLOCK_O": 64, "BLOCK_K": 64}
+CAST_TILE = 4096
 
 
 class Config(NamedTuple):
@@ -206,16 +200,20 @@ class _Shape(NamedTuple):
         return math.gcd(self.C // self.groups, self.C // self.deform_groups)
 
     @property
-    def filters(self) -> tuple[int, ...]:
-        """The caller's weight: packed groups, groups in one, their outputs and channels, taps."""
-        groups = self.groups * self.pack
-        return self.groups, self.pack, self.O // groups, self.C // groups, self.taps
+    def packed(self) -> tuple[int, int, int]:
+        """The size of the weight as the kernels read it."""
+        return self.taps, self.C // self.groups, self.O
+
+    def weights(self) -> dict[str, int]:
+        """What the kernels want to know that read or write the caller's weight."""
+        return {"CG": self.C // self.groups, "O": self.O, "OG": self.O // self.groups,
+                "TAPS": self.taps, "PACK": self.pack, **WEIGHT_TILE}
 
     @property
-    def packed(self) -> tuple[int, ...]:
-        """The kernels' weight: of the two axes of a packed group's groups the diagonal is used."""
-        n, pack, og, cg, taps = self.filters
-        return taps, pack, cg, n, pack, og
+    def weight_tiles(self) -> int:
+        """Programs that share the caller's weight."""
+        rows = self.C // (self.groups * self.pack) * self.taps
+        return -(-self.O // WEIGHT_TILE["BLOCK_O"]) * -(-rows // WEIGHT_TILE["BLOCK_K"])
 
     def tiles(self, config: Config) -> int:
         """Tiles of output pixels."""
@@ -245,27 +243,17 @@ def _shape(x: Iterable[int], offset: Iterable[int], weight: Iterable[int], group
                   depthwise)
 
 
-def _packed(weight: Tensor, shape: _Shape) -> Tensor:
-    """``[taps, channels of a packed group, O]`` of a weight ``[O, C / groups, kH, kW]``."""
-    weight = weight.contiguous().view(*shape.filters)
-    if shape.pack == 1:
-        packed = weight.permute(4, 1, 3, 0, 2).contiguous()
-    else:
-        packed = weight.new_zeros(shape.packed)
-        packed.diagonal(0, 1, 4).copy_(weight.permute(4, 3, 0, 2, 1))
-    return packed.view(shape.taps, -1, shape.O)
-
-
-def _unpacked(packed: Tensor, shape: _Shape, dtype: torch.dtype) -> Tensor:
-    """The inverse of ``_packed``, contiguous and of another type."""
-    weight = packed.new_empty(shape.filters, dtype=dtype)
-    weight.copy_(packed.view(shape.packed).diagonal(0, 1, 4).permute(2, 4, 3, 1, 0))
-    return weight.view(shape.O, -1, *shape.kernel)
-
-
 def _per_image(t: Tensor) -> Tensor:
     """``t`` with each image's numbers contiguous; images may lie apart."""
     return t if t.is_contiguous() or t[:1].is_contiguous() else t.contiguous()
+
+
+def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype == dtype else t.to(dtype)
+
+
+def _is_last(t: Tensor) -> bool:
+    return t.is_contiguous(memory_format=torch.channels_last)
 
 
 def _channels_last(t: Tensor) -> Tensor:
@@ -280,12 +268,8 @@ class _Launch(NamedTuple):
     sizes: tuple[int, ...]
 
 
-class _Steps(NamedTuple):
-    """Where the kernel's taps lie."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+#: Where the kernel's taps lie: stride, padding and dilation, vertical before horizontal.
+_Steps = tuple[int, ...]
 
 
 def _launch(name: str, shape: _Shape, steps: _Steps, config: Config, programs: int, *,
@@ -295,10 +279,36 @@ def _launch(name: str, shape: _Shape, steps: _Steps, config: Config, programs: i
     names = ("SH", "SW", "PH", "PW", "DH", "DW")
     program = Program(
         getattr(kernel, f"deform_conv2d_{name}_kernel"), **shape.channels(),
-        **dict(zip(names, (n for pair in steps for n in pair))), KW=shape.kernel[1],
+        **dict(zip(names, steps)), KW=shape.kernel[1],
         TAPS=shape.taps, HAS_MASK=int(has_mask), **constants,
         **options(config, ("block_o",) if shape.depthwise else ()))
     return _Launch(program, programs, shape.sizes(config))
+
+
+@lru_cache(maxsize=1024)
+def _plan_prepare(shape: _Shape, size: torch.Size, copies: bool, packs: bool) -> _Launch:
+    from .kernel import deform_conv2d_prepare_kernel as kernel
+
+    b, c, h, w = size
+    tiles = b * -(-h * w // COPY_TILE["BLOCK_P"]) * -(-c // COPY_TILE["BLOCK_C"]) if copies else 0
+    program = Program(kernel, C=c, WIDE=int(h * w % 8 == 0), **shape.weights(), **COPY_TILE,
+                      num_warps=4)
+    return _Launch(program, tiles + (shape.weight_tiles if packs else 0), (tiles, h * w))
+
+
+def _prepare(t: Tensor, weight: Tensor | None, shape: _Shape) -> tuple[Tensor, Tensor]:
+    """``t`` channels last, and a weight as the kernels read it, in one launch if one is needed."""
+    copies = t.is_contiguous() and not _is_last(t)
+    maps = (torch.empty_like(t, memory_format=torch.channels_last) if copies
+            else t.contiguous(memory_format=torch.channels_last))
+    if weight is None:
+        weight = packed = t
+    else:
+        weight, packed = weight.contiguous(), weight.new_empty(shape.packed)
+    if copies or packed is not t:
+        run = _plan_prepare(shape, t.shape, copies, packed is not t)
+        run.program((run.programs,), t, maps, weight, packed, *run.sizes, device=t.device)
+    return maps, packed
 
 
 class _Forward(NamedTuple):
@@ -313,7 +323,8 @@ def _plan_forward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps: 
                   groups: int, deform_groups: int, dtype: torch.dtype, precision: str, sms: int,
                   has_mask: bool, has_bias: bool, last: bool) -> _Forward:
     shape = _shape(x, offset, weight, groups, deform_groups)
-    flags = {"has_mask": has_mask, "HAS_BIAS": int(has_bias), "CHANNELS_LAST": int(last)}
+    flags: dict[str, Any] = {"has_mask": has_mask, "HAS_BIAS": int(has_bias),
+                             "CHANNELS_LAST": int(last)}
     if shape.depthwise:
         config = tile_config("depthwise_fwd", shape.C // deform_groups, 1, dtype)
         tiles = deform_groups * -(-shape.C // deform_groups // config.block_c)
@@ -335,6 +346,7 @@ class _Backward(NamedTuple):
     weight: _Launch | None
     partial: tuple[int, ...]  # sums of the weight's gradient
     splits: tuple[int, ...]
+    finish: _Launch
 
 
 @lru_cache(maxsize=1024)
@@ -342,15 +354,23 @@ def _plan_backward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps:
                    groups: int, deform_groups: int, dtype: torch.dtype, precision: str, sms: int,
                    has_mask: bool, needs_x: bool, needs_place: bool, needs_weight: bool,
                    fixed: bool) -> _Backward:
+    from .kernel import deform_conv2d_finish_kernel
+
     shape = _shape(x, offset, weight, groups, deform_groups)
-    needs = {"has_mask": has_mask, "NEEDS_X": int(needs_x), "NEEDS_PLACE": int(needs_place),
-             "FIXED": int(fixed)}
+    needs: dict[str, Any] = {"has_mask": has_mask, "NEEDS_X": int(needs_x),
+                             "NEEDS_PLACE": int(needs_place), "FIXED": int(fixed)}
+    numbers = math.prod(x) if needs_x and not fixed and dtype != torch.float32 else 0
+    casts = -(-numbers // CAST_TILE)
+    finish = _Launch(
+        Program(deform_conv2d_finish_kernel, WIDE=int(shape.C % 8 == 0), **shape.weights(),
+                BLOCK=CAST_TILE, num_warps=4),
+        casts + shape.weight_tiles, (casts, numbers))
     if shape.depthwise:
         config = tile_config("depthwise_bwd", shape.C // deform_groups, 1, dtype)
         tiles = shape.tiles(config)
         run = _launch("depthwise_bwd", shape, steps, config, tiles * deform_groups * shape.taps,
                       NEEDS_WEIGHT=int(needs_weight), **needs)
-        return _Backward(shape, run, None, (tiles, shape.taps, shape.C), ())
+        return _Backward(shape, run, None, (tiles, shape.taps, shape.C), (), finish)
     og = shape.O // shape.groups
     data = of_weight = None
     if needs_x or needs_place:
@@ -365,12 +385,7 @@ def _plan_backward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps:
     if needs_weight:
         of_weight = _launch("bwd_weight", shape, steps, config, blocks * splits,
                             has_mask=has_mask, PRECISION=precision)
-    return _Backward(shape, data, of_weight, (splits, shape.taps, shape.C // shape.groups, shape.O),
-                     (splits,))
-
-
-def _steps(stride: list[int], padding: list[int], dilation: list[int]) -> _Steps:
-    return _Steps(tuple(stride), tuple(padding), tuple(dilation))  # type: ignore[arg-type]
+    return _Backward(shape, data, of_weight, (splits, *shape.packed), (splits,), finish)
 
 
 @operator(
@@ -379,28 +394,24 @@ def _steps(stride: list[int], padding: list[int], dilation: list[int]) -> _Steps
     "SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups) "
     "-> (Tensor, Tensor, Tensor)", saved=2)
 def _forward(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None,
-             stride: list[int], padding: list[int], dilation: list[int], groups: int,
+             stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
              deform_groups: int) -> tuple[Tensor, Tensor, Tensor]:
     """The result; for the backward pass ``x`` channels last, if that is a copy, and the packed
     weight."""
     memory_format = result_format(x)
-    maps, offset, dtype, device = _channels_last(x), _per_image(offset), x.dtype, x.device
+    offset, dtype, device = _per_image(offset), x.dtype, x.device
     mask = None if mask is None else _per_image(mask)
     shape, run = _plan_forward(
-        x.shape, offset.shape, weight.shape, _steps(stride, padding, dilation), groups,
+        x.shape, offset.shape, weight.shape, (*stride, *padding, *dilation), groups,
         deform_groups, dtype, dot_precision(dtype), num_sms(device), mask is not None,
         bias is not None, memory_format == torch.channels_last)
-    packed = _packed(weight, shape)
+    maps, packed = _prepare(x, weight, shape)
     out = torch.empty((shape.B, shape.O, shape.oh, shape.ow), dtype=dtype, device=device,
                       memory_format=memory_format)
     run.program((run.programs,), maps, offset, offset if mask is None else mask, packed,
                 packed if bias is None else bias.contiguous(), out, *run.sizes, offset.stride(0),
                 0 if mask is None else mask.stride(0), device=device)
     return out, x.new_empty(0) if maps is x else maps, packed
-
-
-def _is_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 @_forward.register_fake
@@ -411,7 +422,7 @@ def _(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tens
     out = torch.empty((x.shape[0], weight.shape[0], *offset.shape[2:]), dtype=x.dtype,
                       device=x.device, memory_format=result_format(x))
     return (out, x.new_empty(0) if _is_last(x) else _channels_last(x).clone(),
-            x.new_empty(shape.taps, shape.C // shape.groups, shape.O))
+            x.new_empty(shape.packed))
 
 
 def _fixed_point(grad: Tensor, mask: Tensor | None, weight: Tensor, shape: _Shape) -> Tensor:
@@ -424,25 +435,27 @@ def _fixed_point(grad: Tensor, mask: Tensor | None, weight: Tensor, shape: _Shap
 
 @operator(
     "deform_conv2d_backward",
-    "(Tensor grad, Tensor x, Tensor offset, Tensor? mask, Tensor packed, SymInt[] weight, "
-    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups, "
-    "bool needs_x, bool needs_place, bool needs_weight) -> (Tensor, Tensor, Tensor, Tensor)")
-def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, packed: Tensor,
-              weight: list[int], stride: list[int], padding: list[int], dilation: list[int],
-              groups: int, deform_groups: int, needs_x: bool, needs_place: bool,
-              needs_weight: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ``x``, the places, the masks and the weight, whose size ``weight`` is."""
-    grad, x, offset = _channels_last(grad), _channels_last(x), _per_image(offset)
+    "(Tensor grad, Tensor x, Tensor offset, Tensor? mask, Tensor weight, SymInt[] stride, "
+    "SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups, bool needs_x, "
+    "bool needs_place, bool needs_weight, Tensor? packed=None) -> (Tensor, Tensor, Tensor, Tensor)")
+def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor,
+              stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+              deform_groups: int, needs_x: bool, needs_place: bool, needs_weight: bool,
+              packed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``x``, the places, the masks and the weight, from the packed one if given."""
+    x, offset = _channels_last(x), _per_image(offset)
     mask = None if mask is None else _per_image(mask)
     dtype, device = x.dtype, x.device
-    fixed = needs_x and len(x) > 0 and torch.are_deterministic_algorithms_enabled()
+    fixed = needs_x and x.shape[0] > 0 and torch.are_deterministic_algorithms_enabled()
     plan = _plan_backward(
-        x.shape, offset.shape, torch.Size(weight), _steps(stride, padding, dilation), groups,
+        x.shape, offset.shape, weight.shape, (*stride, *padding, *dilation), groups,
         deform_groups, dtype, dot_precision(dtype), num_sms(device), mask is not None, needs_x,
         needs_place, needs_weight, fixed)
+    grad, made = _prepare(grad, weight if packed is None else None, plan.shape)
+    packed = made if packed is None else packed
     scale = _fixed_point(grad, mask, packed, plan.shape) if fixed else grad
-    dx = (torch.zeros_like(x, dtype=torch.int64 if fixed else torch.float32) if needs_x
-          else x.new_empty(0))
+    sums = (torch.zeros_like(x, dtype=torch.int64 if fixed else torch.float32) if needs_x
+            else x.new_empty(0))
     doffset = offset.new_empty(offset.shape if needs_place else (0,))
     dmask = offset.new_empty(0 if mask is None or not needs_place else mask.shape)
     partial = partial_sums(plan.partial, device, needs_weight)
@@ -450,33 +463,42 @@ def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, pack
     strides = (offset.stride(0), 0 if mask is None else mask.stride(0))
     if run := plan.data:
         with_weight = (partial,) if plan.shape.depthwise else ()
-        run.program((run.programs,), *inputs, packed, grad, scale, dx, doffset, dmask,
+        run.program((run.programs,), *inputs, packed, grad, scale, sums, doffset, dmask,
                     *with_weight, *run.sizes, *strides, device=device)
     if run := plan.weight:
         run.program((run.programs,), *inputs, grad, partial, *run.sizes, *strides, *plan.splits,
                     device=device)
-    dweight = (_unpacked(partial[0] if len(partial) == 1 else partial.sum(0), plan.shape, dtype)
-               if needs_weight else offset.new_empty(0))
+    dx = sums
+    if needs_weight:
+        if plan.shape.depthwise:
+            partial = partial.sum(0, keepdim=True)
+        dweight = weight.new_empty(weight.shape, dtype=dtype)
+        if plan.finish.sizes[0]:
+            dx = torch.empty_like(x)
+        plan.finish.program((plan.finish.programs,), sums, dx, partial, dweight,
+                            *plan.finish.sizes, partial.shape[0], device=device)
+    else:
+        dweight = weight.new_empty(0)
     if fixed:
         dx = dx.double() / scale
-    return dx.to(dtype), doffset, dmask, dweight
+    return _as(dx, dtype), doffset, dmask, dweight
 
 
 @_backward.register_fake
-def _(_grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, _packed: Tensor,
-      weight: list[int], *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    needs_x, needs_place, needs_weight = args[-3:]
+def _(_grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *args: Any
+      ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    needs_x, needs_place, needs_weight = args[5:8]
     return (torch.empty_like(_channels_last(x)) if needs_x else x.new_empty(0),
             x.new_empty(offset.shape if needs_place else (0,)),
             x.new_empty(0 if mask is None or not needs_place else mask.shape),
-            x.new_empty(weight if needs_weight else (0,)))
+            x.new_empty(weight.shape if needs_weight else (0,)))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, offset, mask, weight = inputs[:4]
-    ctx.save_for_backward(x if _is_last(x) else output[1], offset, mask, output[2])
+    ctx.save_for_backward(x if _is_last(x) else output[1], offset, mask, weight, output[2])
     ctx.set_materialize_grads(False)
-    ctx.rest = weight.shape, *inputs[5:]
+    ctx.rest = inputs[5:]
 
 
 def _autograd(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -485,16 +507,13 @@ def _autograd(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     place = offset or mask
     out: tuple[Tensor | None, ...] = (None,) * 4
     if x or place or weight:
-        out = _backward(grad, *ctx.saved_tensors, *ctx.rest, x, place, weight)
+        *saved, packed = ctx.saved_tensors
+        out = _backward(grad, *saved, *ctx.rest, x, place, weight, packed)
     dbias = grad.sum((0, 2, 3)) if bias else None
     return *(t if needed else None for t, needed in zip(out, needs)), dbias, *[None] * 5
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
-
-
-def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
-    return t if t.dtype == dtype else t.to(dtype)
 
 
 def deform_conv2d(
@@ -534,18 +553,17 @@ def deform_conv2d(
 
     Source: Deformable ConvNets v2, https://arxiv.org/abs/1811.11168
     """
-    stride, padding, dilation = tuple(stride), tuple(padding), tuple(dilation)
+    steps: tuple[Any, Any, Any] = tuple(stride), tuple(padding), tuple(dilation)
     size, reason = (_check if tracing() else _checked)(
-        _form(x), _form(offset), _form(weight), None if mask is None else _form(mask),
-        None if bias is None else _form(bias), stride, padding, dilation, groups, deform_groups)
+        form(x), form(offset), form(weight), None if mask is None else form(mask),
+        None if bias is None else form(bias), *steps, groups, deform_groups)
     dtype = offset.dtype
     x, weight = _as(x, dtype), _as(weight, dtype)
     mask = None if mask is None else _beginning(_as(mask, dtype), size)
     bias = None if bias is None else _as(bias, dtype)
     offset = _beginning(offset, size)
     if use_triton("deform_conv2d", x.device, reason):
-        return _forward(x, offset, mask, weight, bias, stride, padding, dilation, groups,
-                        deform_groups)
+        return _forward(x, offset, mask, weight, bias, *steps, groups, deform_groups)
     with torch.autocast(x.device.type, enabled=False):
         return deform_conv2d_cpu(x, offset, mask, weight, bias, stride, padding, dilation, groups,
                                  deform_groups)

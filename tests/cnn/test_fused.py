@@ -153,7 +153,7 @@ def test_a_fused_block_compiles_whole():
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("name", ["swin", "pvt"])
+@pytest.mark.parametrize("name", ["swin", "pvt", "pvt-conv"])
 def test_kernels_of_a_block(kernel_device, name):
     """A block on its kernels under autocast, forward and backward, against its parts one by one."""
     torch.manual_seed(0)

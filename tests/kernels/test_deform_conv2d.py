@@ -359,27 +359,6 @@ def test_tiles_and_splits_fill_whole_waves():
     assert op_module._splits(1, 36, 132) == 1
 
 
-@pytest.mark.parametrize(("C", "O", "groups", "size"), [
-    (24, 36, 12, (6, 24, 36)), (96, 72, 6, (6, 48, 72)), (160, 144, 2, (6, 80, 144)),
-    (5, 5, 5, (6, 1, 5))])
-def test_packing_is_undone(C, O, groups, size):  # noqa: E741
-    x, offset, weight, _, _ = Case(C=C, O=O, groups=groups).tensors
-    shape = op_module._shape(x.shape, offset.shape, weight.shape, groups, 1)
-    packed = op_module._packed(weight, shape)
-    assert packed.shape == size
-    assert torch.equal(op_module._unpacked(packed, shape, weight.dtype), weight)
-    columns = torch.zeros(6, C, O)  # of all groups as one
-    wide = size[1]
-    for o in range(O):
-        first = o // (O // shape.groups) * wide
-        columns[:, first:first + wide, o] = packed[:, :, o]
-    for g in range(groups):
-        own = weight[g * (O // groups):(g + 1) * (O // groups)].flatten(2).permute(2, 1, 0)
-        at = columns[:, g * (C // groups):(g + 1) * (C // groups)]
-        assert torch.equal(at[..., g * (O // groups):(g + 1) * (O // groups)], own.float())
-    assert columns.count_nonzero() == weight.numel()
-
-
 # ------------------------------------------------------------------ the kernels
 CASES = {
     "v1": dict(mask=False, bias=False, kernel=(1, 2)),
@@ -400,6 +379,38 @@ def test_kernels_are_accurate(kernel_device, name, dtype):
     got, run, truth = case.run(), on_torch(case), on_torch(case.to(torch.float64))
     for what in truth:
         assert_accurate(what, got[what], run[what], truth[what], dtype)
+
+
+@pytest.mark.kernel
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize(("C", "O", "groups", "H", "size"), [
+    (24, 36, 12, 4, (6, 24, 36)), (96, 72, 6, 3, (6, 48, 72)), (10, 130, 1, 1, (6, 10, 130)),
+    (5, 5, 5, 4, (6, 1, 5))])
+def test_packing_is_undone(kernel_device, C, O, groups, H, size):  # noqa: E741
+    """A weight of packed groups, and maps, from the caller's order to the kernels' and back."""
+    x, offset, weight, _, _ = Case(C=C, O=O, groups=groups, H=H, W=8, dtype=torch.bfloat16,
+                                   device=kernel_device).tensors
+    shape = op_module._shape(x.shape, offset.shape, weight.shape, groups, 1)
+    maps, packed = op_module._prepare(x, weight, shape)
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(maps, x)
+    assert packed.shape == size
+    width = C // groups
+    for o in range(O):
+        group = o // (O // groups) % shape.pack
+        own = packed[:, group * width:(group + 1) * width, o]
+        assert torch.equal(own, weight[o].flatten(1).T)
+    assert packed.count_nonzero() == weight.count_nonzero()
+
+    finish = op_module._plan_backward(
+        x.shape, offset.shape, weight.shape, (1,) * 6, groups, 1, x.dtype, "ieee", 1,
+        has_mask=True, needs_x=True, needs_place=False, needs_weight=True, fixed=False).finish
+    parts = torch.stack([packed.float(), -packed.float() / 2])
+    dx, dweight = torch.empty_like(maps), torch.empty_like(weight)
+    finish.program((finish.programs,), maps.float() / 3, dx, parts, dweight, *finish.sizes, 2,
+                   device=kernel_device)
+    assert torch.equal(dweight, weight / 2)
+    assert torch.equal(dx, (maps.float() / 3).bfloat16())
 
 
 @pytest.mark.kernel
@@ -543,6 +554,14 @@ def test_kernels_refuse_what_32_bits_cannot_count():
 
 
 @pytest.mark.kernel
+def test_packed_weight_of_one_filter_of_one_tap_is_a_copy(kernel_device):
+    x = torch.randn(1, 4, 3, 3, device=kernel_device)
+    weight, offset = x.new_ones(1, 4, 1, 1), x.new_zeros(1, 2, 3, 3)
+    results = op_module._forward.traced(x, offset, None, weight, None, [1, 1], [0, 0], [1, 1], 1, 1)
+    torch.testing.assert_close(results[0], x.sum(1, keepdim=True))
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize("name", ["v1", "v2", "depthwise"])
 def test_opcheck(kernel_device, name):
     case = Case(**CASES[name], dtype=torch.float32, device=kernel_device)
@@ -557,4 +576,4 @@ def test_opcheck(kernel_device, name):
     grad = torch.randn_like(case.call())
     for needs in ((True, True, True), (False, True, False), (True, False, True)):
         torch.library.opcheck(op_module._backward.traced, (
-            grad, x, offset, mask, packed, list(weight.shape), *rest, *needs))
+            grad, x, offset, mask, weight, *rest, *needs, packed))

@@ -43,10 +43,9 @@ def combine(case, leaves, groups=2, channels_last=False, **kwargs):
     h, w = sizes[0]
     of_image = 3 * sum(h * w for h, w in sizes) - 2 * h * w
     pyramid = Pyramid(len(leaves["maps"]) // of_image, sizes)
-    stats = moments_of_tiles(leaves["maps"], *pyramid, TILE) if pyramid.images else (
-        torch.zeros(0, 1, 3, leaves["maps"].shape[1]), torch.zeros(0, 1))
+    stats = moments_of_tiles(leaves["maps"], *pyramid, TILE)
     parameters = {name: tuple(leaves[f"{name}{i}"] for i in range(n)) for name, n in PARTS.items()}
-    return dyhead_attention(Convolved(leaves["maps"], *stats, pyramid, TILE),
+    return dyhead_attention(Convolved(leaves["maps"], stats, pyramid, TILE),
                             Attention(groups=groups, **parameters, **kwargs),
                             channels_last=channels_last)
 
@@ -264,7 +263,7 @@ def test_kernel_refuses_what_it_cannot(kernel_device):
         combine("alone", leaves)
     maps, nothing = torch.zeros(24, 4), torch.zeros(0)
     reason = op_module.can_run_dyhead_attention(
-        Convolved(maps, nothing, nothing, Pyramid(2, CASES["alone"]), 0), 2)
+        Convolved(maps, nothing, Pyramid(2, CASES["alone"]), 0), 2)
     assert "left no moments of their maps" in reason
 
 
@@ -277,4 +276,4 @@ def test_opcheck(kernel_device):
     maps, *parameters = leaves.values()
     act = [3.0, 6.0, 0.0, 1.0]
     torch.library.opcheck(op_module._forward.traced, (
-        maps, *stats, *parameters, sizes, TILE, 2, 1e-5, act, act, False, torch.float32))
+        maps, stats, *parameters, sizes, TILE, 2, 1e-5, act, act, False, torch.float32))

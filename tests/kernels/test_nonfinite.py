@@ -24,13 +24,10 @@ PLACES_ON_A_MAP = {("deform_conv2d", "offset"), ("deform_conv2d-groups", "offset
                    ("multi_scale_deformable_attention", "places"), ("roi_align", "rois"),
                    ("roi_align-max", "rois"), ("roi_align-max", "x")}
 
-#: Cases whose kernels are those of another one, with a branch less.
-ONCE = {"dyhead_combine-coarsest"}
-
 #: Cases whose results are indices: their own tests say which a NaN is kept out of.
 INDICES = {"max_iou_assign", "nms"}
 
-PLACES = [(name, put_into) for name, case in CASES.items() if name not in ONCE | INDICES
+PLACES = [(name, put_into) for name, case in CASES.items() if name not in INDICES
           for put_into in (*case.floating, *(["grad"] if case.differentiable else []))
           if (name, put_into) not in NOT_READ]
 
