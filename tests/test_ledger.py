@@ -5,6 +5,7 @@
 
 import os
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,6 +146,15 @@ def test_facts_show_tensor_cores_and_float64(target, core):
     assert double["f64"] > 0
 
 
+def test_8_9_is_laid_out_as_8_6():
+    launch = launch_of(torch.empty(64 * 64, dtype=torch.float16))
+    ada = replace(TARGETS["sm_86"], arch=89, capability=(8, 9))
+    there, here = (binary.compile_launch(launch, target, "llir")
+                   for target in (ada, TARGETS["sm_86"]))
+    assert there.metadata.target != here.metadata.target
+    assert there.metadata.shared == here.metadata.shared > 0
+
+
 def test_facts_show_spills():
     x = torch.empty(64 * 64, dtype=torch.float16)
     launch = launch_of(x)
@@ -154,17 +164,43 @@ def test_facts_show_spills():
     assert facts["stack"] > 0
 
 
-@pytest.mark.parametrize(("fault", "message"), [
-    ({}, ""), ({"DOT": False}, "matrix instructions HMMA -> none"),
-    ({"DOUBLE": 1}, "float64 instructions"), ({"maxnreg": 32}, "spills")],
-    ids=["none", "a lost dot", "a float64 constant", "a spill"])
-def test_a_fault_planted_in_a_kernel_is_found(fault, message):
-    plain = launch_of(torch.empty(64 * 64, dtype=torch.float16))
-    now = Launch(plain.kernel, plain.grid, plain.args, {**plain.options, **fault})
-    before, after = (facts_of(launch, "sm_80")[1] for launch in (plain, now))
-    found = held(after, before, target="sm_80")
+@pytest.mark.parametrize(("target", "fault", "message"), [
+    ("sm_80", {}, ""), ("sm_80", {"DOT": False}, "matrix instructions HMMA -> none"),
+    ("sm_90", {"num_warps": 2}, "matrix instructions HGMMA -> HMMA"),
+    ("sm_80", {"DOUBLE": 1}, "float64 instructions"), ("sm_80", {"maxnreg": 32}, "spills"),
+    ("sm_80", {"first": 1}, "narrowest access 128 -> 16 bits; mean access 128 -> 38 bits")],
+    ids=["none", "a lost dot", "a weaker dot", "a float64 constant", "a spill", "a first number "
+         "that is not aligned"])
+def test_a_fault_planted_in_a_kernel_is_found(target, fault, message):
+    x = torch.empty(64 * 64 + 1, dtype=torch.float16)
+    before, after = (facts_of(launch_of(x[options.pop("first", 0):], **options), target)[1]
+                     for options in ({}, dict(fault)))
+    found = held(after, before, target=target)
     assert len(found) == bool(fault), found
-    assert all(message in line for line in found)
+    assert all(message in line for line in found), found
+
+
+@pytest.mark.parametrize("target", ["sm_86", "sm_120"])
+def test_tiles_that_no_consumer_card_holds_are_found(target):
+    x = torch.empty(256 * 256, dtype=torch.float16)
+    (_, small), = binary.distinct([launch_of(x)], TARGETS[target])
+    (_, large), = binary.distinct([launch_of(x, BLOCK=256, num_warps=16)], TARGETS[target])
+    assert small.keys() == {"num_warps", "shared", "grid", "config"}
+    assert held(small, small, target=target) == []
+    line, = held(large, small, target=target)
+    assert "needs 131072 bytes of shared memory, the card has 101376" in line
+
+
+def test_the_same_ptx_has_the_recorded_facts_and_another_is_compiled():
+    launch = launch_of(torch.empty(64 * 64, dtype=torch.float16))
+    (_, facts), = binary.distinct([launch], TARGETS["sm_90"])
+    marked = {KEY: {**facts, "registers": 77, "grid": 5, "config": {}}}
+    (_, same), = binary.distinct([launch], TARGETS["sm_90"], marked)
+    assert same == {**facts, "registers": 77}
+    changed = launch_of(torch.empty(64 * 64, dtype=torch.float16), DOUBLE=1)
+    (_, other), = binary.distinct([changed], TARGETS["sm_90"], marked)
+    assert other["f64"]
+    assert other["ptx"] != facts["ptx"]
 
 
 def test_code_does_not_change_from_compilation_to_compilation(monkeypatch, tmp_path):
@@ -300,7 +336,7 @@ def test_what_does_not_compile_is_a_fault_and_no_traceback(monkeypatch):
     ({"num_warps": 4, "registers": 255, "shared": 0}, "sm_80", 2, "registers"),
     ({"num_warps": 4, "registers": 64, "shared": 100 * 1024}, "sm_90", 2, "shared memory"),
     ({"num_warps": 1, "registers": 16, "shared": 0}, "sm_80", 32, "programs"),
-    ({"num_warps": 4, "shared": 0}, "sm_89", 12, "warps"),
+    ({"num_warps": 4, "shared": 0}, "sm_86", 12, "warps"),
     ({"num_warps": 4, "shared": 48 * 1024}, "sm_120", 2, "shared memory"),
     ({"num_warps": 4, "registers": 128, "shared": 0}, "gfx942", 4, "registers"),
     ({"num_warps": 4, "registers": 64, "shared": 40 * 1024}, "gfx942", 1, "shared memory")])
