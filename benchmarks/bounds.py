@@ -1,78 +1,23 @@
-"""What a kernel's binary allows, from the ledger's facts alone: occupancy and what limits it.
+"""What a kernel's binary allows, from the ledger's facts alone: occupancy, what limits it, waves.
 
     python -m benchmarks.bounds [--targets sm_90] [--operators window_attention]
 
 Occupancy is the share of a multiprocessor's warps that can be resident. Its limiter is the resource
-that runs out first: registers, shared memory, or the number of programs or warps. Figures of the
-cards: the CUDA C++ Programming Guide's table of compute capabilities, and AMD's CDNA 3 ISA guide.
+that runs out first: registers, shared memory, or the number of programs or warps. Waves are the
+case's programs over the places that the card's multiprocessors have for them.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from .ledger import TARGETS, load
+from .ledger import load
 from .registry import ENTRIES
+from .targets import TARGETS, bound
 
-__all__ = ["CARDS", "Bound", "Card", "bound", "main"]
-
-
-@dataclass(frozen=True)
-class Card:
-    """Resources of one multiprocessor.
-
-    Attributes:
-        registers: 32-bit registers; on AMD, of all lanes of its four SIMDs.
-        granule: registers come in multiples of it, per warp.
-        warps: most resident warps.
-        programs: most resident programs.
-        shared: bytes of shared memory.
-        reserved: bytes of it that every program takes beside its own.
-    """
-
-    registers: int
-    granule: int
-    warps: int
-    programs: int
-    shared: int
-    reserved: int
-
-
-CARDS = {
-    "sm_80": Card(2**16, 256, 64, 32, 164 * 1024, 1024),
-    "sm_90": Card(2**16, 256, 64, 32, 228 * 1024, 1024),
-    "sm_100": Card(2**16, 256, 64, 32, 228 * 1024, 1024),
-    "gfx942": Card(4 * 512 * 64, 8 * 64, 32, 32, 64 * 1024, 0),
-}
-
-
-@dataclass(frozen=True)
-class Bound:
-    """How many programs are resident, the share of the warps, and what runs out first."""
-
-    programs: int
-    occupancy: float
-    limiter: str
-
-
-def bound(facts: Mapping[str, Any], target: str) -> Bound:
-    """The occupancy of one compiled kernel on one target."""
-    card, warps = CARDS[target], facts["num_warps"]
-    of_warp = facts["registers"] * TARGETS[target].warp
-    of_warp = -(-of_warp // card.granule) * card.granule
-    fits = {
-        "warps": card.warps // warps,
-        "programs": card.programs,
-        # A warp's registers are on one of the four schedulers, each with a quarter of them.
-        "registers": 4 * (card.registers // 4 // max(of_warp, 1)) // warps,
-        "shared memory": card.shared // max(facts["shared"] + card.reserved, 1),
-    }
-    limiter = min(fits, key=lambda name: fits[name])
-    return Bound(fits[limiter], fits[limiter] * warps / card.warps, limiter)
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,14 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--operators", nargs="+", choices=operators, default=operators)
     options = parser.parse_args(argv)
     lines = [("target", "kernel", "registers", "shared", "programs", "occupancy", "limited by",
-              "matrix instructions")]
+              "waves", "matrix instructions")]
     for operator in options.operators:
         for target in options.targets:
             for key, facts in load(operator)["targets"].get(target, {}).items():
-                b, matrix = bound(facts, target), sum(facts["tensor_core"].values())
-                lines.append((target, key, str(facts["registers"]), str(facts["shared"]),
+                b, matrix = bound(facts, target), sum(facts.get("tensor_core", {}).values())
+                lines.append((target, key, str(facts.get("registers", "")), str(facts["shared"]),
                               str(b.programs), f"{b.occupancy:.0%}", b.limiter,
-                              f"{matrix / facts['instructions']:.1%}"))
+                              f"{b.waves:.2f}" if b.waves else "",
+                              f"{matrix / facts['instructions']:.1%}" if matrix else ""))
     widths = [max(map(len, column)) for column in zip(*lines)]
     print("\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip()
                     for line in lines))

@@ -20,8 +20,9 @@ from itertools import starmap
 
 import torch
 
-from .ledger import TARGETS, compile_launch, record
+from .binary import compile_launch, record
 from .registry import ENTRIES
+from .targets import TARGETS
 
 __all__ = ["compile_case", "main"]
 

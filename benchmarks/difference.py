@@ -11,58 +11,24 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .bounds import bound
-from .ledger import TARGETS, Entries, Facts, load
+from .binary import Entries, Facts
+from .gate import worse
+from .ledger import load
+from .targets import bound
 
-__all__ = ["cell", "print_diff", "worse"]
-
-#: Growth of the registers that counts, as a share.
-GROWTH = 0.1
-
-#: How wide a global access is, from the name that the ledger has for it.
-_WIDTHS = {"LDG.128": 128, "LDG.64": 64, "LDG.32": 32, "STG.128": 128, "STG.64": 64, "STG.32": 32,
-           "global_load_dwordx4": 128, "global_load_dwordx2": 64, "global_load_dword": 32,
-           "buffer_load_dwordx4": 128, "buffer_load_dwordx2": 64, "buffer_load_dword": 32}
-
+__all__ = ["cell", "print_diff"]
 
 def cell(facts: Facts, target: str) -> str:
     """Registers, spills, shared memory, matrix instructions and occupancy in a few letters."""
-    matrix = "+".join(f"{n} {name}" for name, n in facts["tensor_core"].items())
+    matrix = "+".join(f"{n} {name}" for name, n in facts.get("tensor_core", {}).items())
     return "  ".join(filter(None, [
-        f"{facts['registers']}r", f"{facts['spills']} spilled" if facts["spills"] else "",
-        _size(facts["shared"]), matrix,
+        f"{facts['registers']}r" if "registers" in facts else "",
+        f"{facts['spills']} spilled" if facts.get("spills") else "", _size(facts["shared"]), matrix,
         f"{bound(facts, target).occupancy:.0%}"]))
 
 
 def _size(n: int) -> str:
     return f"{n / 1024:.3g}K" if n >= 1024 else f"{n}B" if n else ""
-
-
-def _widest(facts: Facts) -> int:
-    return max((_WIDTHS.get(name, 0) for name in facts["memory"]), default=0)
-
-
-def worse(old: Facts, new: Facts, target: str) -> list[str]:
-    """What a kernel lost, one phrase each; empty where it lost nothing that the ledger sees."""
-    found = []
-    if new["spills"] > old["spills"]:
-        found.append(f"spills {old['spills']} -> {new['spills']}")
-    if new["f64"] > old["f64"]:
-        found.append(f"float64 instructions {old['f64']} -> {new['f64']}")
-    if new["shared"] > TARGETS[target].shared:
-        found.append(f"needs {new['shared']} bytes of shared memory, the card has "
-                     f"{TARGETS[target].shared}")
-    if lost := old["tensor_core"].keys() - new["tensor_core"].keys():
-        instead = ", ".join(new["tensor_core"]) or "none"
-        found.append(f"matrix instructions {', '.join(sorted(lost))} -> {instead}")
-    if new["registers"] > old["registers"] * (1 + GROWTH):
-        found.append(f"registers {old['registers']} -> {new['registers']}")
-    before, after = (bound(facts, target) for facts in (old, new))
-    if after.programs < before.programs:
-        found.append(f"resident programs {before.programs} -> {after.programs} ({after.limiter})")
-    if _widest(new) < _widest(old):
-        found.append(f"widest access {_widest(old)} -> {_widest(new)} bits")
-    return found
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
@@ -81,7 +47,7 @@ def _rows(ledgers: Sequence[Entries], target: str) -> tuple[list[list[str]], lis
         if len(set(cells)) > 1:
             lines.append([key, cells[0], *("=" if text == cells[0] else text
                                            for text in cells[1:])])
-        elif len({entries[key]["code"] for entries in ledgers}) > 1:
+        elif len({entries[key].get("code") for entries in ledgers}) > 1:
             code += 1
         for entries, phrases in zip(ledgers[1:], lost[1:]):
             if key not in entries:

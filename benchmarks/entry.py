@@ -7,8 +7,8 @@ of this module.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 import fastdet
 
-__all__ = ["DTYPES", "KINDS", "Entry", "Inputs", "Provider", "Shape", "Work", "against_reference",
-           "by_reference", "differentiate", "flatten", "leaves", "normal", "upcast"]
+__all__ = ["DTYPES", "KINDS", "MODES", "Entry", "Inputs", "Provider", "Shape", "Work",
+           "against_reference", "by_reference", "differentiate", "flatten", "leaves", "normal",
+           "upcast"]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -28,6 +29,31 @@ KINDS = {"operator": "operators", "component": "components", "detector": "detect
 
 Inputs = dict[str, Any]
 Shape = Mapping[str, Any]
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+#: Settings of torch that choose other kernels, by what a case of the ledger appends to its type.
+MODES: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
+    "": nullcontext, "tf32": _tf32, "deterministic": _deterministic}
 
 
 def unchanged(inputs: Inputs) -> Inputs:
@@ -82,7 +108,9 @@ class Entry:
         exact: whether fastdet's results must equal eager's bit for bit.
         work: ``work(dtype=, backward=, **shape)``, for the roofline; ``None`` where not counted.
         kernels: prefixes of the kernels that fastdet must launch on a GPU.
-        ledger: cases ``'shape/dtype'`` that the ledger compiles.
+        ledger: cases ``'shape/dtype'`` or ``'shape/dtype+mode'`` (of :data:`MODES`) that the ledger
+            compiles.
+        compiled: shapes that nobody measures, for cases of ``ledger``.
         exceptions: ``{(kernel, 'f64' | 'spills'): reason}`` that the ledger grants.
         folder: the operator's folder below ``kernels/``, where it is not ``name``.
         absent: peers that cannot run here, and why.
@@ -101,6 +129,7 @@ class Entry:
     work: Callable[..., Work] | None = None
     kernels: Sequence[str] = ()
     ledger: Sequence[str] = ()
+    compiled: Mapping[str, Shape] = field(default_factory=dict)
     exceptions: Mapping[tuple[str, str], str] = field(default_factory=dict)
     folder: str = ""
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +138,13 @@ class Entry:
     def operator(self) -> str:
         """The operator's folder, whose ledger the entry belongs to."""
         return self.folder or self.name
+
+    def case(self, case: str
+             ) -> tuple[Shape, torch.dtype, Callable[[], AbstractContextManager[Any]]]:
+        """What a case of ``ledger`` names: its shape, its data type, and the settings around it."""
+        shape, _, dtype = case.rpartition("/")
+        dtype, _, mode = dtype.partition("+")
+        return {**self.compiled, **self.shapes}[shape], DTYPES[dtype], MODES[mode]
 
     def sizes(self, shape: str) -> Shape:
         """The shape of that name: ``'tiny'``, one of ``cpu`` or one of ``shapes``."""

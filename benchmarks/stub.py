@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 from unittest import mock
 
-from .ledger import TARGETS, Driver, Target
+from .targets import TARGETS, Driver, Target
 
 __all__ = ["Compiled", "Stub", "stubbed"]
 
@@ -65,7 +65,7 @@ def stubbed(target: str = "sm_90") -> Iterator[Stub]:
     """Have kernels bound for ``target``, compiled to nothing and launched into a list.
 
     Args:
-        target: a name of :data:`benchmarks.ledger.TARGETS`.
+        target: a name of :data:`benchmarks.targets.TARGETS`.
     """
     import triton.compiler
     from triton.runtime import driver

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from .dispatch import Reason
 
-__all__ = ["DTYPES", "Config", "autocasting", "dtype_reason", "next_power_of_2", "optional_empty",
-           "options", "partial_sums"]
+__all__ = ["DTYPES", "Config", "Form", "autocasting", "dtype_reason", "form", "next_power_of_2",
+           "optional_empty", "options", "partial_sums"]
 
 #: What the kernels read and write. Sums are in float32 whatever the type.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Form(NamedTuple):
+    """What checks want to know of a tensor, so that they need only run once for all alike."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+def form(t: Tensor) -> Form:
+    """The form of a tensor."""
+    return Form(t.shape, t.dtype, t.device)
 
 
 def dtype_reason(*tensors: Tensor | torch.dtype) -> Reason | None:

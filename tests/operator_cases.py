@@ -12,16 +12,20 @@ from torch import Tensor
 from fastdet.kernels.add_layer_norm import add_layer_norm
 from fastdet.kernels.carafe import carafe
 from fastdet.kernels.deform_conv2d import deform_conv2d
+from fastdet.kernels.depthwise_conv_tokens import depthwise_conv_tokens
 from fastdet.kernels.dyhead_attention import Attention, dyhead_attention
-from fastdet.kernels.dyhead_combine import Branch, dyhead_combine
 from fastdet.kernels.dyhead_convs import Convolved, Pyramid, dyhead_convs
 from fastdet.kernels.dyhead_convs.reference import moments_of_tiles
 from fastdet.kernels.dynamic_conv import dynamic_conv
 from fastdet.kernels.dyrelu import dyrelu
+from fastdet.kernels.focal_losses import sigmoid_focal_loss, softmax_focal_loss, varifocal_loss
 from fastdet.kernels.gaussian_targets import centernet_targets, draw_gaussian
 from fastdet.kernels.gelu_linear import gelu_linear
 from fastdet.kernels.grid_priors import grid_anchors, grid_points
+from fastdet.kernels.max_iou_assign import max_iou_assign
+from fastdet.kernels.merge_layer_norm import merge_layer_norm
 from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
+from fastdet.kernels.nms import batched_nms_padded
 from fastdet.kernels.roi_align import roi_align
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
 from fastdet.kernels.valid_flags import valid_flags
@@ -34,8 +38,8 @@ class Case:
 
     Attributes:
         call: takes the tensors of ``inputs`` by name and returns tensors, in any nest.
-        inputs: [shape] of each floating-point input, which is filled with normal numbers, or a
-            function that makes it.
+        inputs: [shape] of each input that is filled with normal numbers, or a function that makes
+            it.
         differentiable: whether the operator has a backward pass.
     """
 
@@ -43,8 +47,14 @@ class Case:
     inputs: dict[str, tuple[int, ...] | Callable[[], Tensor]]
     differentiable: bool = True
 
+    @property
+    def floating(self) -> list[str]:
+        """Names of the inputs that are numbers, and not indices."""
+        return [name for name, what in self.inputs.items()
+                if isinstance(what, tuple) or what().is_floating_point()]
+
     def make(self, device: torch.device) -> dict[str, Tensor]:
-        """The inputs, the same each time, float32 and contiguous."""
+        """The inputs, the same each time, contiguous."""
         torch.manual_seed(0)
         return {name: (torch.randn(what) if isinstance(what, tuple) else what()).to(device)
                 for name, what in self.inputs.items()}
@@ -58,27 +68,12 @@ def flat(result: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in flat(part)]
 
 
-def _dyhead(levels: str, groups: int = 2) -> Callable[..., Any]:
-    def call(attention: Tensor, attention_bias: Tensor, **given: Tensor) -> Any:
-        branches = [Branch(given[name], given[f"{name}_weight"], given[f"{name}_bias"])
-                    if name in levels else None for name in ("mid", "low", "high")]
-        return dyhead_combine(branches, attention, attention_bias, groups=groups)
-    return call
-
-
-def _dyhead_inputs(**maps: tuple[int, ...]) -> dict[str, Any]:
-    inputs: dict[str, Any] = dict(maps)
-    for name, (_, channels, *_) in maps.items():
-        inputs |= {f"{name}_weight": (channels,), f"{name}_bias": (channels,)}
-    return inputs | {"attention": (channels,), "attention_bias": (1,)}
-
-
 def _dyhead_attention(maps: Tensor, **given: Tensor) -> Any:
     pyramid = Pyramid(1, ((3, 5), (2, 3)))
     parameters = {name: tuple(t for key, t in given.items() if key.startswith(name))
                   for name in ("norms", "attention", "squeeze", "excite")}
     return dyhead_attention(
-        Convolved(maps, *moments_of_tiles(maps, *pyramid, 16), pyramid, 16),
+        Convolved(maps, moments_of_tiles(maps, *pyramid, 16), pyramid, 16),
         Attention(groups=2, **parameters))
 
 
@@ -104,6 +99,7 @@ def _centernet(boxes: Tensor) -> Any:
 
 
 LEVELS = [(3, 5), (2, 2)]
+ROIS = [[0.0, 1.2, 0.5, 5.0, 3.5], [1, 0.0, 0.0, 2.0, 2.0], [1, -3.0, 2.0, 9.0, 4.0]]
 
 #: Odd sizes, so that no block is full, and no dimension a power of two where it may be another.
 CASES: dict[str, Case] = {
@@ -123,16 +119,14 @@ CASES: dict[str, Case] = {
         lambda x, offset, weight: deform_conv2d(
             x, offset, weight, stride=(2, 2), padding=(1, 1), groups=2, deform_groups=2),
         {"x": (1, 6, 5, 5), "offset": (1, 36, 3, 3), "weight": (4, 3, 3, 3)}),
+    "depthwise_conv_tokens": Case(
+        lambda x, weight, bias: depthwise_conv_tokens(x, weight, bias, (3, 5), gelu=True),
+        {"x": (1, 15, 5), "weight": (5, 1, 3, 3), "bias": (5,)}),
     "dyhead_attention": Case(
         _dyhead_attention,
         {"maps": (33, 4), **{f"norms{i}": (4,) for i in range(6)}, "attention0": (4,),
          "attention1": (1,), "squeeze0": (3, 4), "squeeze1": (3,), "excite0": (16, 3),
          "excite1": (16,)}),
-    "dyhead_combine": Case(
-        _dyhead("mid low high"),
-        _dyhead_inputs(mid=(1, 4, 5, 7), low=(1, 4, 5, 7), high=(1, 4, 2, 3))),
-    "dyhead_combine-coarsest": Case(
-        _dyhead("mid low"), _dyhead_inputs(mid=(1, 4, 3, 5), low=(1, 4, 3, 5))),
     "dyhead_convs": Case(
         lambda x0, x1, numbers0, numbers1, mid, low, high: dyhead_convs(
             [x0, x1], [numbers0, numbers1], [mid, low, high]).maps,
@@ -142,30 +136,58 @@ CASES: dict[str, Case] = {
     "dynamic_conv": _dynamic(2, 5, 3, 9, 4),
     "dynamic_conv-chunks": _dynamic(1, 7, 20, 70, 17),
     "dyrelu": Case(dyrelu, {"x": (2, 3, 5, 7), "coeffs": lambda: torch.rand(2, 12)}),
+    "focal_losses": Case(
+        lambda pred, target, weight: sigmoid_focal_loss(
+            pred, target, weight.detach(), reduction="none"),
+        {"pred": (7, 3), "target": lambda: torch.arange(7) % 4, "weight": (7,)}),
+    "focal_losses-sum": Case(
+        lambda pred, target, weight: varifocal_loss(pred, target.detach(), weight.detach()),
+        {"pred": (7, 3), "target": lambda: torch.rand(7, 3), "weight": (7, 3)}),
+    "focal_losses-softmax": Case(
+        lambda pred, target: softmax_focal_loss(pred, target, reduction="none"),
+        {"pred": (7, 5), "target": lambda: torch.arange(7) % 5}),
     "gaussian_targets": Case(
-        lambda heatmap: draw_gaussian(heatmap.clone(), (4, 3), 2, 1.5),
+        lambda heatmap: draw_gaussian(heatmap, (4, 3), 2, 1.5),
         {"heatmap": lambda: torch.rand(7, 11)}, differentiable=False),
     "gaussian_targets-centernet": Case(
         _centernet, {"boxes": _boxes(5, 51, 35)}, differentiable=False),
     "gelu_linear": Case(
-        lambda hidden, weight, bias, residual: gelu_linear(
-            hidden.half(), weight / 64, bias / 64, residual),  # what is rounded to half is small
-        {"hidden": (2, 7, 40), "weight": (24, 40), "bias": (24,), "residual": (2, 7, 24)}),
+        lambda hidden, weight, bias, residual: gelu_linear(hidden, weight, bias, residual),
+        {"hidden": lambda: torch.randn(2, 7, 40).half(),  # what is rounded to half is small
+         "weight": lambda: torch.randn(24, 40) / 64, "bias": lambda: torch.randn(24) / 64,
+         "residual": (2, 7, 24)}),
     "grid_priors": Case(
         lambda base: grid_anchors(base, [2, 1], [(3, 5), (2, 3)], [(8, 8), (16.5, 7)]),
         {"base": (3, 4)}, differentiable=False),
     "grid_priors-points": Case(
         lambda like: grid_points(LEVELS, [(8, 8), (16.5, 7)], stride_columns=1, device=like.device),
         {"like": (1,)}, differentiable=False),
+    "max_iou_assign": Case(
+        lambda boxes, gts, ignore, labels, counts: max_iou_assign(
+            boxes, gts, counts, pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0.1, ignore=ignore,
+            ignore_counts=counts, ignore_iof_thr=0.5, gt_labels=labels),
+        {"boxes": _boxes(9, 51, 35), "gts": lambda: _boxes(6, 51, 35)().view(2, 3, 4),
+         "ignore": lambda: _boxes(6, 51, 35)().view(2, 3, 4),
+         "labels": lambda: torch.arange(6).view(2, 3),
+         "counts": lambda: torch.tensor([3, 1], dtype=torch.int32)}, differentiable=False),
+    "merge_layer_norm": Case(
+        lambda x, weight, bias: merge_layer_norm(x, (3, 5), weight, bias),
+        {"x": (2, 15, 6), "weight": (24,), "bias": (24,)}),
     "multi_scale_deformable_attention": Case(
         lambda value, places, weights: multi_scale_deformable_attention(
             value, LEVELS, None, places, weights),
         {"value": (2, 19, 2, 5), "places": lambda: torch.rand(2, 7, 2, 2, 3, 2) * 1.4 - 0.2,
          "weights": (2, 7, 2, 2, 3)}),
+    "nms": Case(
+        lambda boxes, scores, groups: batched_nms_padded(boxes, scores, groups, 0.3),
+        {"boxes": _boxes(37, 51, 35), "scores": lambda: torch.rand(37),
+         "groups": lambda: torch.arange(37) % 3}, differentiable=False),
     "roi_align": Case(
-        lambda x: roi_align(x, x.new_tensor([[0, 1.2, 0.5, 5.0, 3.5], [1, 0.0, 0.0, 2.0, 2.0],
-                                             [1, -3.0, 2.0, 9.0, 4.0]]), (2, 3)),
-        {"x": (2, 5, 5, 7)}),
+        lambda x, rois: roi_align(x, rois, (2, 3)),
+        {"x": (2, 5, 5, 7), "rois": lambda: torch.tensor(ROIS)}),
+    "roi_align-max": Case(
+        lambda x, rois: roi_align(x, rois, (2, 3), pool_mode="max"),
+        {"x": (2, 5, 5, 7), "rois": lambda: torch.tensor(ROIS)}),
     "spatial_reduction_attention": Case(
         lambda q, kv: spatial_reduction_attention(q, kv, 2),
         {"q": (2, 19, 32), "kv": (2, 7, 64)}),

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import apart, charts, checks, clock, compare, plot, records, registry, runner, suite
-from benchmarks.entry import KINDS
+from benchmarks.entry import KINDS, MODES
 from benchmarks.records import Row
 from benchmarks.registry import DTYPES, ENTRIES, Entry, Provider, Work, differentiate, leaves
 from fastdet import cli
@@ -73,9 +73,12 @@ def test_entries_are_whole(name):
     assert entry.cpu, "a shape that a CPU can do"
     assert not entry.cpu.keys() & {"tiny"}
     for case in entry.ledger:
-        shape, _, dtype = case.rpartition("/")
-        assert shape in entry.shapes
+        shape, _, kind = case.rpartition("/")
+        dtype, _, mode = kind.partition("+")
+        assert (shape in entry.shapes) != (shape in entry.compiled)
         assert dtype in entry.dtypes
+        assert mode in MODES
+    assert not entry.compiled.keys() - {case.rpartition("/")[0] for case in entry.ledger}
     for (kernel, what), reason in entry.exceptions.items():
         assert kernel.endswith("_kernel")
         assert what in ("f64", "spills")
@@ -242,7 +245,7 @@ def test_what_a_limit_may_cut_off_comes_last(tmp_path):
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (["--device", "tpu"], "device 'tpu'"), (["--device", "meta"], "a cpu or a cuda device"),
     (["fpn", "--kind", "model"], "fpn is of another kind than model"),
-    (["--providers", "jax"], "unknown provider 'jax', expected one of compile, eager,"),
+    (["--providers", "jax"], "unknown provider 'jax', expected one of channels_last, compile,"),
     (["--shapes", "huge"], "unknown shape 'huge', expected one of"),
     (["--compare", "/no/results.csv"], "is not a result file"),
     (["--compare", str(ROOT / "docs")], "holds no results")])

@@ -81,5 +81,6 @@ ENTRY = Entry(
     },
     work=_work,
     kernels=("deform_conv2d_",),
-    ledger=("p4_b2/fp32", "p4_b2_depthwise/bf16", "p4_b2/bf16", "p5_b2/bf16"),
+    ledger=("p4_b2/fp32", "p4_b2/fp32+tf32", "p4_b2_depthwise/bf16", "p4_b2/bf16",
+            "p4_b2/bf16+deterministic", "p5_b2/bf16"),
 )

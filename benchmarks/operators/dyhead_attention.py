@@ -24,7 +24,7 @@ def _make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W
     pyramid = Pyramid(B, tuple(halves(H, W, levels)))
     maps = normal(pyramid.rows, C, dtype=dtype, device=device)
     tile = tile_config("fwd", C, C, dtype).block_p
-    stats, parts = moments_of_tiles(maps, *pyramid, tile)
+    stats = moments_of_tiles(maps, *pyramid, tile)
     hidden = C // 4
     # Scales around 1 and apart from each other: no HSigmoid is flat there.
     drawn = {
@@ -33,7 +33,7 @@ def _make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W
         "squeeze": [torch.randn(hidden, C) / C**0.5, torch.randn(hidden)],
         "excite": [torch.randn(4 * C, hidden) / hidden**0.5, torch.randn(4 * C) / 4],
     }
-    return {"maps": maps, "stats": stats.to(device), "parts": parts.to(device),
+    return {"maps": maps, "stats": stats,
             "pyramid": pyramid, "tile": tile, "groups": groups,
             "amp": None if dtype == torch.float32 else dtype,
             **{f"{name}{i}": t.to(device).requires_grad_()
@@ -44,7 +44,7 @@ def _run(x: Inputs) -> list[Tensor]:
     given: dict[str, Any] = {
         name: tuple(x[f"{name}{i}"] for i in range(n)) for name, n in PARAMETERS.items()}
     parameters = Attention(groups=x["groups"], **given)
-    convolved = Convolved(x["maps"], x["stats"], x["parts"], x["pyramid"], x["tile"])
+    convolved = Convolved(x["maps"], x["stats"], x["pyramid"], x["tile"])
     with torch.autocast(x["maps"].device.type, dtype=x["amp"], enabled=x["amp"] is not None):
         return dyhead_attention(convolved, parameters)
 

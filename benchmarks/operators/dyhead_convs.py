@@ -52,5 +52,5 @@ ENTRY = Entry(
     providers=against_reference(_run),
     work=_work,
     kernels=("dyhead_convs_",),
-    ledger=("b2/fp32", "b2/bf16"),
+    ledger=("b2/fp32", "b2/fp32+tf32", "b2/bf16+deterministic", "b2/bf16"),
 )

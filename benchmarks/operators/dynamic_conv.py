@@ -71,5 +71,6 @@ ENTRY = Entry(
     },
     work=_work,
     kernels=("dynamic_conv_",),
-    ledger=("sparse_rcnn_b1/fp32", "sparse_rcnn_b1/bf16"),
+    ledger=("sparse_rcnn_b1/fp32", "sparse_rcnn_b1/fp32+tf32", "sparse_rcnn_b1/fp16",
+            "sparse_rcnn_b1/bf16"),
 )

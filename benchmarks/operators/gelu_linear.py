@@ -33,6 +33,7 @@ ENTRY = Entry(
     shapes={
         "swin_t_s1_b2": {"B": 2, "N": 67200, "C": 96},
         "swin_t_s2_b2": {"B": 2, "N": 16800, "C": 192},
+        "swin_t_s3_b2": {"B": 2, "N": 4200, "C": 384},
         "pvt_s1_b2": {"B": 2, "N": 67200, "C": 64, "ratio": 8},
         "pvt_s2_b2": {"B": 2, "N": 16800, "C": 128, "ratio": 8},
     },
@@ -44,5 +45,5 @@ ENTRY = Entry(
                                                       x["residual"])),
     work=_work,
     kernels=("gelu_linear_",),
-    ledger=("swin_t_s1_b2/bf16", "swin_t_s2_b2/bf16", "pvt_s2_b2/fp16"),
+    ledger=("swin_t_s1_b2/bf16", "swin_t_s2_b2/bf16", "pvt_s2_b2/fp16", "swin_t_s3_b2/bf16"),
 )

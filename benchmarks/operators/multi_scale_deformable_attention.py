@@ -94,5 +94,7 @@ ENTRY = Entry(
     },
     work=_work,
     kernels=("multi_scale_deformable_attention_",),
-    ledger=("decoder_800x1333_b2/fp32", "decoder_800x1333_b2/bf16"),
+    compiled={f"heads_of_{d}": {**_DETR, "queries": 300, "d": d} for d in (64, 128)},
+    ledger=("decoder_800x1333_b2/fp32", "decoder_800x1333_b2/fp32+deterministic",
+            "heads_of_64/bf16", "heads_of_128/bf16", "decoder_800x1333_b2/bf16"),
 )

@@ -120,12 +120,14 @@ def window_attention_sdpa(
 
 
 def _make(*, dtype: torch.dtype, device: torch.device, B: int, H: int, W: int, heads: int,
-          d: int, window: int, shift: int, pad: bool = False) -> Inputs:
+          d: int, window: int, shift: int, pad: bool = False,
+          dropout: float = 0.0) -> Inputs:
     c3 = 3 * heads * d
     qkv = torch.randn(B, H * W, c3, device=device, dtype=dtype)
     table = torch.randn((2 * window - 1) ** 2, heads, device=device)
     return {"qkv": qkv.requires_grad_(), "table": table.requires_grad_(), "hw": (H, W),
-            "options": {"num_heads": heads, "window_size": window, "shift": shift},
+            "options": {"num_heads": heads, "window_size": window, "shift": shift,
+                        "dropout_p": dropout},
             "pad_value": torch.randn(c3, device=device).requires_grad_() if pad else None}
 
 
@@ -178,6 +180,12 @@ ENTRY = Entry(
     },
     work=_work,
     kernels=("window_attention_",),
+    compiled={
+        "dropout": _swin_stage(3, pad=True, dropout=0.1),
+        "heads_of_64": _swin_stage(3, pad=True, d=64),
+        "heads_of_128": _swin_stage(3, pad=True, d=128),
+    },
     ledger=("swin_t_s4_b2_padded/fp32", "swin_t_s4_b2_padded/fp16", "swin_t_s4_b2_padded/bf16",
-            "swin_l384_s3_b2/bf16"),
+            "swin_t_s4_b2_padded/fp32+tf32", "dropout/bf16", "heads_of_64/bf16",
+            "heads_of_128/bf16", "swin_l384_s3_b2/fp32+tf32", "swin_l384_s3_b2/bf16"),
 )

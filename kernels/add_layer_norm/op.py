@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from ..autograd import operator
-from ..common import autocasting, dtype_reason, next_power_of_2, partial_sums
-from ..dispatch import Reason, use_triton
-from ..launch import launch, num_sms
+from ..common import autocasting, dtype_reason, next_power_of_2, options, partial_sums
+from ..dispatch import Reason, tracing, use_triton
+from ..launch import Prepared, Program, num_sms
 from .reference import add_layer_norm_reference
 
 __all__ = ["add_layer_norm", "can_run_add_layer_norm"]
+
+NAME = "add_layer_norm"
 
 #: Widest row: one more bit and a program of 8 warps would spill.
 _WIDEST = 4096
@@ -21,6 +26,11 @@ _WIDEST = 4096
 
 def can_run_add_layer_norm(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
+    return row_reason(x, weight, dtype)
+
+
+def row_reason(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Reason | None:
+    """Why a program cannot normalise rows as long as ``weight``, from one type to the other."""
     if reason := dtype_reason(x, weight, dtype):
         return reason
     if weight.shape[0] > _WIDEST:
@@ -28,53 +38,65 @@ def can_run_add_layer_norm(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Rea
     return None
 
 
-class _Config(NamedTuple):
+#: Tiles of a program of the backward, where there are as many: each program leaves a partial sum.
+_LEAST_TILES = 4
+
+
+class RowConfig(NamedTuple):
+    """Tiles of whole rows that are normalised."""
+
     block_m: int  # rows of a tile
     block_c: int  # their channels
     num_warps: int
     per_sm: int  # programs whose registers a multiprocessor has room for
 
+    def programs(self, tiles: int, multiprocessors: int) -> int:
+        """Programs that walk over tiles."""
+        return min(self.per_sm * multiprocessors, -(-tiles // _LEAST_TILES))
 
-def _config(channels: int, backward: bool) -> _Config:
+
+def row_config(channels: int, backward: bool) -> RowConfig:
     """Tiles of 2048 elements forward and 1024 backward, which has five of them in registers."""
     block_c = next_power_of_2(channels, 16)
     block_m = max(1, (1024 if backward else 2048) // block_c)
-    return _Config(block_m, block_c, 8, 2) if block_c > 2048 else _Config(block_m, block_c, 4, 6)
+    return RowConfig(block_m, block_c, *((8, 2) if block_c > 2048 else (4, 6)))
 
 
-#: Tiles of a program of the backward, where there are as many: each program leaves a partial sum.
-_LEAST_TILES = 4
+@lru_cache(maxsize=512)
+def _plan(kind: str, shape: torch.Size, multiprocessors: int, **has: int) -> Prepared:
+    """``fwd`` or ``bwd``, whose programs walk, with rows and rows of a sample."""
+    from . import kernel
+
+    rows = math.prod(shape[:-1])
+    config = row_config(shape[-1], kind == "bwd")
+    tiles = -(-rows // config.block_m)
+    program = Program(getattr(kernel, f"add_layer_norm_{kind}_kernel"), C=shape[-1], **has,
+                      **options(config))
+    return program.at((config.programs(tiles, multiprocessors) if kind == "bwd" else tiles,),
+                      rows, max(1, rows // max(1, shape[0])))
 
 
-def _rows(x: Tensor) -> tuple[int, int]:
-    """Rows, and rows of one sample."""
-    rows = x.numel() // x.shape[-1]
-    return rows, max(1, rows // max(1, x.shape[0]))
+def _launch(x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor,
+            eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    x = x.contiguous()
+    fwd = _plan("fwd", x.shape, 0, HAS_BRANCH=int(branch is not None),
+                HAS_SCALE=int(scale is not None))
+    if branch is None:
+        branch, total = x, x.new_empty(0)
+    else:
+        branch = branch.contiguous()
+        total = torch.empty_like(x, dtype=torch.promote_types(x.dtype, branch.dtype))
+    out = torch.empty_like(x, dtype=dtype)
+    stats = torch.empty(2, fwd.numbers[0], dtype=torch.float32, device=x.device)
+    fwd(x, branch, x if scale is None else scale.contiguous(), weight.contiguous(),
+        bias.contiguous(), total, out, stats, eps, device=x.device)
+    return total, out, stats
 
 
-@operator(
+_forward = operator(
     "add_layer_norm",
     "(Tensor x, Tensor? branch, Tensor? scale, Tensor weight, Tensor bias, float eps, "
-    "ScalarType dtype) -> (Tensor, Tensor, Tensor)")
-def _forward(x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor,
-             eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    from .kernel import add_layer_norm_fwd_kernel
-
-    x = x.contiguous()
-    branch = None if branch is None else branch.contiguous()
-    rows, per_sample = _rows(x)
-    total = x.new_empty(0) if branch is None else torch.empty_like(
-        x, dtype=torch.promote_types(x.dtype, branch.dtype))
-    out = torch.empty_like(x, dtype=dtype)
-    stats = torch.empty(2, rows, dtype=torch.float32, device=x.device)
-    config = _config(x.shape[-1], False)
-    launch(add_layer_norm_fwd_kernel, (-(-rows // config.block_m),), x,
-           x if branch is None else branch, x if scale is None else scale.contiguous(),
-           weight.contiguous(), bias.contiguous(), total, out, stats, rows, per_sample, eps,
-           device=x.device, C=x.shape[-1], HAS_BRANCH=int(branch is not None),
-           HAS_SCALE=int(scale is not None), BLOCK_M=config.block_m, BLOCK_C=config.block_c,
-           num_warps=config.num_warps)
-    return total, out, stats
+    "ScalarType dtype) -> (Tensor, Tensor, Tensor)", saved=1)(_launch)
 
 
 @_forward.register_fake
@@ -94,25 +116,18 @@ def _backward(grad_total: Tensor | None, grad: Tensor, total: Tensor, stats: Ten
               scale: Tensor | None, weight: Tensor, dtype: torch.dtype,
               branch_dtype: torch.dtype | None, needs_weight: bool
               ) -> tuple[Tensor, Tensor, Tensor]:
-    from .kernel import add_layer_norm_bwd_kernel
-
     grad, total = grad.contiguous(), total.contiguous()
-    rows, per_sample = _rows(total)
-    config = _config(total.shape[-1], True)
-    blocks = -(-rows // config.block_m)
-    programs = min(config.per_sm * num_sms(total.device), -(-blocks // _LEAST_TILES))
+    bwd = _plan("bwd", total.shape, num_sms(total.device), HAS_TOTAL=int(grad_total is not None),
+                HAS_BRANCH=int(branch_dtype is not None), HAS_SCALE=int(scale is not None),
+                NEEDS_WEIGHT=int(needs_weight))
     dx = torch.empty_like(total, dtype=dtype)
-    dbranch = total.new_empty(total.shape if branch_dtype else (0,), dtype=branch_dtype)
-    partial = partial_sums((programs, 2, total.shape[-1]), total.device, needs_weight)
-    launch(add_layer_norm_bwd_kernel, (programs,),
-           grad if grad_total is None else grad_total.contiguous(), grad, total, stats,
-           weight.contiguous(), total if scale is None else scale.contiguous(), dx, dbranch,
-           partial, rows, per_sample, blocks, programs, device=total.device, C=total.shape[-1],
-           HAS_TOTAL=int(grad_total is not None), HAS_BRANCH=int(branch_dtype is not None),
-           HAS_SCALE=int(scale is not None), NEEDS_WEIGHT=int(needs_weight),
-           BLOCK_M=config.block_m, BLOCK_C=config.block_c, num_warps=config.num_warps)
-    dweight = partial.sum(0) if needs_weight else partial
-    return dx, dbranch, dweight
+    dbranch = total.new_empty(0) if branch_dtype is None else torch.empty_like(
+        total, dtype=branch_dtype)
+    partial = partial_sums((*bwd.grid, 2, total.shape[-1]), total.device, needs_weight)
+    bwd(grad if grad_total is None else grad_total.contiguous(), grad, total, stats,
+        weight.contiguous(), total if scale is None else scale.contiguous(), dx, dbranch, partial,
+        device=total.device)
+    return dx, dbranch, partial.sum(0) if needs_weight else partial
 
 
 @_backward.register_fake
@@ -129,27 +144,50 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     total, _, stats = output
     ctx.save_for_backward(x if branch is None else total, stats, scale, weight)
     ctx.dtypes = x.dtype, None if branch is None else branch.dtype, weight.dtype, bias.dtype
-    ctx.mark_non_differentiable(stats)
+    ctx.normed_dtype = inputs[-1]
+    ctx.has_total = branch is not None or total is x
+    ctx.set_materialize_grads(False)  # a pass over zeros for a sum that nobody reads
 
 
-def _autograd(ctx: Any, grad_total: Tensor, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _autograd(ctx: Any, grad_total: Tensor | None, grad: Tensor | None, *_: None
+              ) -> tuple[Any, ...]:
     x_dtype, branch_dtype, weight_dtype, bias_dtype = ctx.dtypes
     total, stats, scale, weight = ctx.saved_tensors
-    needs = ctx.needs_input_grad
+    needs_x, needs_branch, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+    if grad is None:
+        grad = torch.zeros_like(total, dtype=ctx.normed_dtype)
     # Where nothing tells them apart, one tensor is the gradient of both.
-    apart = needs[1] and (branch_dtype != x_dtype or scale is not None)
-    dx, dbranch, dweight = _backward(
-        None if branch_dtype is None else grad_total, grad, total, stats,
-        scale if apart else None, weight, x_dtype, branch_dtype if apart else None,
-        needs[3] or needs[4])
-    if needs[1] and not apart:
+    apart = needs_branch and (branch_dtype != x_dtype or scale is not None)
+    dx, dbranch, dweights = _backward(
+        grad_total if ctx.has_total else None, grad, total, stats, scale if apart else None,
+        weight, x_dtype, branch_dtype if apart else None, needs_weight or needs_bias)
+    if needs_branch and not apart:
         dbranch = dx
-    return (dx if needs[0] else None, dbranch if needs[1] else None, None,
-            dweight[0].to(weight_dtype) if needs[3] else None,
-            dweight[1].to(bias_dtype) if needs[4] else None, None, None)
+    dweight = dbias = None
+    if needs_weight or needs_bias:
+        dweight, dbias = (d if d.dtype == t else d.to(t)
+                          for d, t in zip(dweights.unbind(), (weight_dtype, bias_dtype)))
+    return (dx if needs_x else None, dbranch if needs_branch else None, None,
+            dweight if needs_weight else None, dbias if needs_bias else None, None, None)
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+class _Alone(Function):
+    """The norm of ``x``, whose sum is ``x`` itself: gradients of both are added in one pass.
+
+    A custom operator may not return an argument; where something traces, autograd adds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        x = inputs[0]
+        _, normed, stats = _launch(*inputs)
+        _setup_context(ctx, inputs, (x, normed, stats))
+        return x, normed
+
+    backward = staticmethod(_autograd)
 
 
 def add_layer_norm(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor,
@@ -160,7 +198,8 @@ def add_layer_norm(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tenso
     Args:
         x: [B, ..., C].
         branch: [B, ..., C] to add, of any floating-point type; ``None`` adds nothing, and the sum
-            is ``x`` itself.
+            is ``x`` itself, or where kernels are differentiated a view of it, whose gradient they
+            add to that of the norm.
         weight: [C] of the normalisation.
         bias: [C] of the normalisation.
         eps: added to the variance.
@@ -176,26 +215,30 @@ def add_layer_norm(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tenso
         ValueError: shapes, data types or devices do not fit.
         BackendError: the triton backend was asked for by name and cannot take the call.
     """
-    name = "add_layer_norm"
-    if x.dim() < 2 or not x.is_floating_point():
-        raise ValueError(f"{name}: x must be floating-point [B, ..., C], got {x.dtype} "
-                         f"{list(x.shape)}")
-    if branch is not None and (branch.shape != x.shape or not branch.is_floating_point()
-                               or branch.device != x.device):
-        raise ValueError(f"{name}: branch must be floating-point {list(x.shape)} on {x.device}, "
+    shape, device = x.shape, x.device
+    if len(shape) < 2 or not x.is_floating_point():
+        raise ValueError(f"{NAME}: x must be floating-point [B, ..., C], got {x.dtype} "
+                         f"{list(shape)}")
+    if branch is not None and (branch.shape != shape or not branch.is_floating_point()
+                               or branch.device != device):
+        raise ValueError(f"{NAME}: branch must be floating-point {list(shape)} on {device}, "
                          f"got {branch.dtype} {list(branch.shape)} on {branch.device}")
     for what, given in (("weight", weight), ("bias", bias)):
-        if list(given.shape) != [x.shape[-1]] or given.device != x.device:
-            raise ValueError(f"{name}: {what} must be [{x.shape[-1]}] on {x.device}, got "
+        if given.shape != shape[-1:] or given.device != device:
+            raise ValueError(f"{NAME}: {what} must be [{shape[-1]}] on {device}, got "
                              f"{list(given.shape)} on {given.device}")
-    if scale is not None and (branch is None or list(scale.shape) != [x.shape[0]]):
-        raise ValueError(f"{name}: scale must be [{x.shape[0]}] and come with a branch, got "
+    if scale is not None and (branch is None or scale.shape != shape[:1]):
+        raise ValueError(f"{NAME}: scale must be [{shape[0]}] and come with a branch, got "
                          f"{list(scale.shape)}")
     if dtype is None:
         dtype = x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
-        if x.device.type != "cpu" and autocasting(x.device):
+        if device.type != "cpu" and autocasting(device):
             dtype = torch.promote_types(dtype, torch.float32)
-    if not use_triton(name, x.device, can_run_add_layer_norm(x, weight, dtype)):
+    if not use_triton(NAME, device, can_run_add_layer_norm(x, weight, dtype)):
         return add_layer_norm_reference(x, branch, weight, bias, eps, scale, dtype)
-    total, normed, _ = _forward(x, branch, scale, weight, bias, eps, dtype)
-    return x if branch is None else total, normed
+    inputs = x, branch, scale, weight, bias, eps, dtype
+    if branch is not None:
+        return _forward(*inputs)
+    if x.requires_grad and torch.is_grad_enabled() and not tracing():
+        return _Alone.apply(*inputs)
+    return x, _forward(*inputs)[1]

@@ -13,6 +13,11 @@ lse, the log of the sum of a softmax, is [B, G, S H, S W] fp32. Offsets within a
 import triton
 import triton.language as tl
 
+#: What changes with the size of the map, for which no kernel is compiled anew: no access is wider
+#: for a stride that is known to be even where pixels are counted through rows. Strides from column
+#: to column are those of the memory format.
+_SIZES = ["H", "W", *(f"stride_{of}" for of in "xb xc xh ob oc oh mb mt my mi mj".split())]
+
 
 @triton.jit
 def _run(pid, W, BLOCK_P: tl.constexpr, LANES: tl.constexpr):
@@ -60,7 +65,7 @@ def _weight(ptr, on_map, lse, NORMALIZE: tl.constexpr):
     return weight
 
 
-@triton.jit(do_not_specialize=["H", "W"])
+@triton.jit(do_not_specialize=_SIZES)
 def carafe_fwd_kernel(
     x_ptr,  # [B, C, H, W], any strides
     mask_ptr,
@@ -141,7 +146,7 @@ def carafe_fwd_kernel(
              mask=on_map[None, :] & mask_c)
 
 
-@triton.jit(do_not_specialize=["H", "W"])
+@triton.jit(do_not_specialize=_SIZES)
 def carafe_bwd_x_kernel(
     grad_ptr,  # [B, C, S H, S W], any strides
     mask_ptr,
@@ -224,7 +229,7 @@ def carafe_bwd_x_kernel(
     tl.store(out, acc.to(dx_ptr.dtype.element_ty), mask=(y < H)[None, :] & mask_c)
 
 
-@triton.jit(do_not_specialize=["H", "W"])
+@triton.jit(do_not_specialize=[*_SIZES, "stride_gb", "stride_gc", "stride_gh"])
 def carafe_bwd_mask_kernel(
     x_ptr,
     mask_ptr,

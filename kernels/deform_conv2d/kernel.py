@@ -11,11 +11,112 @@ Shapes: x ``[B, H, W, C]``; offset ``[B, DG, TAPS, 2, P]``, (dy, dx); mask ``[B,
 weight ``[TAPS, CG, O]`` where column ``o`` belongs to group ``o // OG``; CG and OG are a group's
 channels. offset_stride and mask_stride step from image to image. mask is read with HAS_MASK only.
 ``tiles`` is the number of tiles of all images. A group is PACK groups of the caller, with zeros
-between them in the weight.
+between them in the weight. The caller's weight is ``[O, CG / PACK, TAPS]``.
 """
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def _weights(tile, O: tl.constexpr, OG: tl.constexpr, CG: tl.constexpr, TAPS: tl.constexpr,
+             PACK: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_K: tl.constexpr):
+    """A tile of the caller's weight: where it lies there and which is real, ``[BLOCK_O, BLOCK_K]``;
+    its outputs and their group in a packed one; its rows ``tap * CG + channel``."""
+    K: tl.constexpr = CG // PACK * TAPS
+    TILES_K: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
+    o = (tile // TILES_K).to(tl.int64) * BLOCK_O + tl.arange(0, BLOCK_O)
+    k = (tile % TILES_K).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
+    real = (o < O)[:, None] & (k < K)[None, :]
+    own = tl.zeros([BLOCK_O], tl.int64)  # a sum with which is still seen to run through memory
+    if PACK > 1:
+        own = o // (OG // PACK) % PACK
+    return o[:, None] * K + k[None, :], real, o, own, k % TAPS * CG + k // TAPS
+
+
+@triton.jit
+def _copy(tile, x_ptr, maps_ptr, P, C: tl.constexpr, WIDE: tl.constexpr, BLOCK_P: tl.constexpr,
+          BLOCK_C: tl.constexpr):
+    if WIDE:
+        P = P // 8 * 8  # which makes it known
+    TILES_C: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    tiles_p = tl.cdiv(P, BLOCK_P)
+    image = (tile // (TILES_C * tiles_p)).to(tl.int64) * C * P
+    c = tile % TILES_C * BLOCK_C + tl.arange(0, BLOCK_C)
+    p = tile // TILES_C % tiles_p * BLOCK_P + tl.arange(0, BLOCK_P)
+    real = (p < P)[:, None] & (c < C)[None, :]
+    values = tl.load(x_ptr + image + c[None, :] * P + p[:, None], mask=real, other=0.0)
+    tl.store(maps_ptr + image + p[:, None] * C + c[None, :], values, mask=real)
+
+
+@triton.jit
+def _pack(tile, weight_ptr, packed_ptr, CG: tl.constexpr, O: tl.constexpr, OG: tl.constexpr,
+          TAPS: tl.constexpr, PACK: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_K: tl.constexpr):
+    at, real, o, own, row = _weights(tile, O, OG, CG, TAPS, PACK, BLOCK_O, BLOCK_K)
+    values = tl.load(weight_ptr + at, mask=real, other=0.0)
+    for i in range(PACK):
+        to = (row + i * (CG // PACK))[None, :] * O + o[:, None]
+        tl.store(packed_ptr + to, tl.where((own == i)[:, None], values, 0.0), mask=real)
+
+
+@triton.jit(do_not_specialize=["copies", "P"])
+def deform_conv2d_prepare_kernel(
+        x_ptr, maps_ptr, weight_ptr, packed_ptr, copies, P, C: tl.constexpr, WIDE: tl.constexpr,
+        CG: tl.constexpr, O: tl.constexpr, OG: tl.constexpr, TAPS: tl.constexpr,
+        PACK: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_O: tl.constexpr,
+        BLOCK_K: tl.constexpr):
+    """Maps ``[B, C, P]`` to ``[B, P, C]``, and a weight as the kernels read it.
+
+    Grid ``(copies + tiles of the weight,)``: a program owns BLOCK_P pixels of BLOCK_C channels, or
+    BLOCK_O outputs of BLOCK_K channels and taps. packed ``[TAPS, CG, O]``. WIDE: 8 divides P.
+    """
+    pid = tl.program_id(0)
+    if pid < copies:
+        _copy(pid, x_ptr, maps_ptr, P, C, WIDE, BLOCK_P, BLOCK_C)
+    else:
+        _pack(pid - copies, weight_ptr, packed_ptr, CG, O, OG, TAPS, PACK, BLOCK_O, BLOCK_K)
+
+
+@triton.jit
+def _cast(block, sums_ptr, dx_ptr, numbers, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    if WIDE:
+        numbers = numbers // 8 * 8  # which makes it known
+    at = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(sums_ptr + at, mask=at < numbers, other=0.0)
+    tl.store(dx_ptr + at, values.to(dx_ptr.dtype.element_ty), mask=at < numbers)
+
+
+@triton.jit
+def _add_parts(tile, partial_ptr, dweight_ptr, splits, CG: tl.constexpr, O: tl.constexpr,
+               OG: tl.constexpr, TAPS: tl.constexpr, PACK: tl.constexpr, BLOCK_O: tl.constexpr,
+               BLOCK_K: tl.constexpr):
+    at, real, o, own, row = _weights(tile, O, OG, CG, TAPS, PACK, BLOCK_O, BLOCK_K)
+    of = (row[None, :] + own[:, None] * (CG // PACK)) * O + o[:, None]
+    total = tl.zeros([BLOCK_O, BLOCK_K], tl.float32)
+    for split in range(splits):
+        total += tl.load(partial_ptr + tl.cast(split, tl.int64) * (TAPS * CG * O) + of, mask=real,
+                         other=0.0)
+    tl.store(dweight_ptr + at, total.to(dweight_ptr.dtype.element_ty), mask=real)
+
+
+@triton.jit(do_not_specialize=["casts", "numbers", "splits"])
+def deform_conv2d_finish_kernel(
+        sums_ptr, dx_ptr, partial_ptr, dweight_ptr, casts, numbers, splits,
+        WIDE: tl.constexpr, CG: tl.constexpr, O: tl.constexpr, OG: tl.constexpr,
+        TAPS: tl.constexpr, PACK: tl.constexpr, BLOCK: tl.constexpr, BLOCK_O: tl.constexpr,
+        BLOCK_K: tl.constexpr):
+    """The image's gradient in its own type, and the weight's from its parts, as the caller has it.
+
+    Grid ``(casts + tiles of the weight,)``: a program owns BLOCK of the ``numbers`` sums, or
+    BLOCK_O outputs of BLOCK_K channels and taps, and adds the ``splits`` parts in their order.
+    partial ``[splits, TAPS, CG, O]`` fp32. WIDE: 8 divides ``numbers``.
+    """
+    pid = tl.program_id(0)
+    if pid < casts:
+        _cast(pid, sums_ptr, dx_ptr, numbers, WIDE, BLOCK)
+    else:
+        _add_parts(pid - casts, partial_ptr, dweight_ptr, splits, CG, O, OG, TAPS, PACK, BLOCK_O,
+                   BLOCK_K)
 
 
 @triton.jit

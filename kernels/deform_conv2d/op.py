@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import dtype_reason, next_power_of_2, partial_sums
-from ..dispatch import Reason, use_triton
+from ..common import Form, dtype_reason, form, next_power_of_2, options, partial_sums
+from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
-from ..launch import dot_precision, launch, num_sms
+from ..launch import Program, dot_precision, num_sms, program
 from .cpu import deform_conv2d_cpu, result_format
 from .reference import output_size
 
@@ -21,25 +23,29 @@ __all__ = ["can_run_deform_conv2d", "deform_conv2d"]
 
 def can_run_deform_conv2d(x: Tensor, offset: Tensor, out_channels: int) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    if reason := dtype_reason(offset):
+    return _reason(form(x), form(offset), out_channels)
+
+
+def _reason(x: Form, offset: Form, out_channels: int) -> Reason | None:
+    if reason := dtype_reason(offset.dtype):
         return reason
-    if max(x[:1].numel(), offset[:1].numel(), out_channels * offset[:1, 0].numel()) >= 2**31:
-        return "its kernels find their way inside an image in 32 bits"
-    return None
+    largest = max(x.shape[1:].numel(), offset.shape[1:].numel(),
+                  out_channels * offset.shape[2:].numel())
+    return "its kernels find their way inside an image in 32 bits" if largest >= 2**31 else None
 
 
-def _check(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, bias: Tensor | None,
+def _check(x: Form, offset: Form, weight: Form, mask: Form | None, bias: Form | None,
            stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int],
-           groups: int, deform_groups: int) -> tuple[int, int]:
-    """Refuse what does not fit; the result's height and width."""
+           groups: int, deform_groups: int) -> tuple[tuple[int, int], Reason | None]:
+    """Refuse what does not fit; the result's height and width, and why no kernel can run."""
     for name, t, dims in (("input", x, 4), ("offset", offset, 4), ("weight", weight, 4),
                           ("mask", mask, 4), ("bias", bias, 1)):
         if t is None:
             continue
-        if t.dim() != dims:
-            raise ValueError(f"deform_conv2d: expected a {dims}D {name}, got {t.dim()}D "
+        if len(t.shape) != dims:
+            raise ValueError(f"deform_conv2d: expected a {dims}D {name}, got {len(t.shape)}D "
                              f"{list(t.shape)}")
-        if not t.is_floating_point() or t.device != x.device:
+        if not t.dtype.is_floating_point or t.device != x.device:
             raise ValueError(f"deform_conv2d: {name} must be floating-point on {x.device}, got "
                              f"{t.dtype} on {t.device}")
     for name, pair, least in (("stride", stride, 1), ("padding", padding, 0),
@@ -77,7 +83,11 @@ def _check(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, bias:
     if mask is not None and mask.shape[2:] != offset.shape[2:]:
         raise ValueError("deform_conv2d: offset and mask must have one height and width, got "
                          f"{list(offset.shape)} and {list(mask.shape)}")
-    return size
+    return size, _reason(x, offset, out_channels)
+
+
+#: The same with a memory for those of other shapes; a trace has sizes that are no numbers.
+_checked = lru_cache(maxsize=2048)(_check)
 
 
 def _beginning(t: Tensor, size: tuple[int, int]) -> Tensor:
@@ -88,6 +98,12 @@ def _beginning(t: Tensor, size: tuple[int, int]) -> Tensor:
     if t.shape[2:] == size:
         return t
     return t.flatten(1)[:, :t.shape[1] * size[0] * size[1]].reshape(*t.shape[:2], *size)
+
+
+#: Tiles of what is copied: pixels and channels of a map, outputs and the rest of a weight, numbers.
+COPY_TILE = {"BLOCK_P": 32, "BLOCK_C": 64}
+WEIGHT_TILE = {"BLOCK_O": 64, "BLOCK_K": 64}
+CAST_TILE = 4096
 
 
 class Config(NamedTuple):
@@ -183,6 +199,22 @@ class _Shape(NamedTuple):
         """Channels that share a group and a deform group."""
         return math.gcd(self.C // self.groups, self.C // self.deform_groups)
 
+    @property
+    def packed(self) -> tuple[int, int, int]:
+        """The size of the weight as the kernels read it."""
+        return self.taps, self.C // self.groups, self.O
+
+    def weights(self) -> dict[str, int]:
+        """What the kernels want to know that read or write the caller's weight."""
+        return {"CG": self.C // self.groups, "O": self.O, "OG": self.O // self.groups,
+                "TAPS": self.taps, "PACK": self.pack, **WEIGHT_TILE}
+
+    @property
+    def weight_tiles(self) -> int:
+        """Programs that share the caller's weight."""
+        rows = self.C // (self.groups * self.pack) * self.taps
+        return -(-self.O // WEIGHT_TILE["BLOCK_O"]) * -(-rows // WEIGHT_TILE["BLOCK_K"])
+
     def tiles(self, config: Config) -> int:
         """Tiles of output pixels."""
         return self.B * -(-self.oh * self.ow // config.block_p)
@@ -199,94 +231,198 @@ class _Shape(NamedTuple):
         return out
 
 
-def _shape(x: Tensor, offset: Tensor, weight: Tensor, groups: int, deform_groups: int) -> _Shape:
-    (B, C, H, W), (O, cg, kh, kw) = x.shape, weight.shape  # noqa: E741
+def _shape(x: Iterable[int], offset: Iterable[int], weight: Iterable[int], groups: int,
+           deform_groups: int) -> _Shape:
+    (B, C, H, W), (O, cg, kh, kw), (*_, oh, ow) = x, weight, offset  # noqa: E741
     depthwise = groups == C == O
     # Narrow groups would leave most of a tile empty: several make one, with zeros between them.
     width = max(cg, O // groups)
     pack = 1 if depthwise else max(
         n for n in range(1, groups + 1) if groups % n == 0 and (n == 1 or n * width <= 64))
-    oh, ow = offset.shape[2:]
     return _Shape(B, C, H, W, O, oh, ow, (kh, kw), groups // pack, deform_groups, pack,
                   depthwise)
 
 
-def _packed(weight: Tensor, shape: _Shape) -> Tensor:
-    """``[taps, channels of a packed group, O]`` of a weight ``[O, C / groups, kH, kW]``."""
-    n, pack, og = shape.groups, shape.pack, shape.O // (shape.groups * shape.pack)
-    w = weight.view(n, pack, og, weight.shape[1], shape.taps).permute(4, 3, 0, 1, 2)
-    if pack > 1:
-        own = torch.eye(pack, dtype=torch.bool, device=weight.device).view(pack, 1, 1, pack, 1)
-        w = w.unsqueeze(1).where(own, 0)
-    return w.reshape(shape.taps, -1, shape.O).contiguous()
-
-
-def _unpacked(packed: Tensor, shape: _Shape) -> Tensor:
-    """The inverse of ``_packed``."""
-    n, pack, og = shape.groups, shape.pack, shape.O // (shape.groups * shape.pack)
-    w = packed.view(shape.taps, pack, -1, n, pack, og).diagonal(dim1=1, dim2=4)
-    return w.permute(2, 4, 3, 1, 0).reshape(shape.O, -1, *shape.kernel)
-
-
-def _options(stride: list[int], padding: list[int], dilation: list[int], shape: _Shape,
-             mask: Tensor | None) -> dict[str, Any]:
-    names = ("SH", "SW", "PH", "PW", "DH", "DW")
-    return {**shape.channels(), **dict(zip(names, (*stride, *padding, *dilation))),
-            "KW": shape.kernel[1], "TAPS": shape.taps, "HAS_MASK": int(mask is not None)}
-
-
 def _per_image(t: Tensor) -> Tensor:
     """``t`` with each image's numbers contiguous; images may lie apart."""
-    return t if t[:1].is_contiguous() else t.contiguous()
+    return t if t.is_contiguous() or t[:1].is_contiguous() else t.contiguous()
+
+
+def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype == dtype else t.to(dtype)
+
+
+def _is_last(t: Tensor) -> bool:
+    return t.is_contiguous(memory_format=torch.channels_last)
 
 
 def _channels_last(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last)
 
 
+class _Launch(NamedTuple):
+    """What the launches of one kernel have in common where all sizes are the same."""
+
+    program: Program
+    programs: int
+    sizes: tuple[int, ...]
+
+
+#: Where the kernel's taps lie: stride, padding and dilation, vertical before horizontal.
+_Steps = tuple[int, ...]
+
+
+def _launch(name: str, shape: _Shape, steps: _Steps, config: Config, programs: int, *,
+            has_mask: bool, **constants: Any) -> _Launch:
+    from . import kernel
+
+    names = ("SH", "SW", "PH", "PW", "DH", "DW")
+    run = program(
+        getattr(kernel, f"deform_conv2d_{name}_kernel"), **shape.channels(),
+        **dict(zip(names, steps)), KW=shape.kernel[1],
+        TAPS=shape.taps, HAS_MASK=int(has_mask), **constants,
+        **options(config, ("block_o",) if shape.depthwise else ()))
+    return _Launch(run, programs, shape.sizes(config))
+
+
+@lru_cache(maxsize=1024)
+def _plan_prepare(shape: _Shape, size: torch.Size, copies: bool, packs: bool) -> _Launch:
+    from .kernel import deform_conv2d_prepare_kernel as kernel
+
+    b, c, h, w = size
+    tiles = b * -(-h * w // COPY_TILE["BLOCK_P"]) * -(-c // COPY_TILE["BLOCK_C"]) if copies else 0
+    run = program(kernel, C=c, WIDE=int(h * w % 8 == 0), **shape.weights(), **COPY_TILE,
+                  num_warps=4)
+    return _Launch(run, tiles + (shape.weight_tiles if packs else 0), (tiles, h * w))
+
+
+def _prepare(t: Tensor, weight: Tensor | None, shape: _Shape) -> tuple[Tensor, Tensor]:
+    """``t`` channels last, and a weight as the kernels read it, in one launch if one is needed."""
+    copies = t.is_contiguous() and not _is_last(t)
+    maps = (torch.empty_like(t, memory_format=torch.channels_last) if copies
+            else t.contiguous(memory_format=torch.channels_last))
+    if weight is None:
+        weight = packed = t
+    else:
+        weight, packed = weight.contiguous(), weight.new_empty(shape.packed)
+    if copies or packed is not t:
+        run = _plan_prepare(shape, t.shape, copies, packed is not t)
+        run.program((run.programs,), t, maps, weight, packed, *run.sizes, device=t.device)
+    return maps, packed
+
+
+class _Forward(NamedTuple):
+    """The plan of the forward pass."""
+
+    shape: _Shape
+    run: _Launch
+
+
+@lru_cache(maxsize=1024)
+def _plan_forward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps: _Steps,
+                  groups: int, deform_groups: int, dtype: torch.dtype, precision: str, sms: int,
+                  has_mask: bool, has_bias: bool, last: bool) -> _Forward:
+    shape = _shape(x, offset, weight, groups, deform_groups)
+    flags: dict[str, Any] = {"has_mask": has_mask, "HAS_BIAS": int(has_bias),
+                             "CHANNELS_LAST": int(last)}
+    if shape.depthwise:
+        config = tile_config("depthwise_fwd", shape.C // deform_groups, 1, dtype)
+        tiles = deform_groups * -(-shape.C // deform_groups // config.block_c)
+        return _Forward(shape, _launch("depthwise_fwd", shape, steps, config,
+                                       shape.tiles(config) * tiles, **flags))
+    config = tile_config("fwd", shape.run, shape.O // shape.groups, dtype)
+    tiles = shape.groups * -(-shape.O // shape.groups // config.block_o)
+    if dtype != torch.float32:  # whose smaller tile spills on sm_90
+        config = _fitted(config, shape, tiles, sms * _resident(dtype))
+    return _Forward(shape, _launch("fwd", shape, steps, config, shape.tiles(config) * tiles,
+                                   PACK=shape.pack, PRECISION=precision, **flags))
+
+
+class _Backward(NamedTuple):
+    """The plan of the backward pass."""
+
+    shape: _Shape
+    data: _Launch | None  # of the image and the places; where filters are depth-wise of the weight
+    weight: _Launch | None
+    partial: tuple[int, ...]  # sums of the weight's gradient
+    splits: tuple[int, ...]
+    finish: _Launch
+
+
+@lru_cache(maxsize=1024)
+def _plan_backward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps: _Steps,
+                   groups: int, deform_groups: int, dtype: torch.dtype, precision: str, sms: int,
+                   has_mask: bool, needs_x: bool, needs_place: bool, needs_weight: bool,
+                   fixed: bool) -> _Backward:
+    from .kernel import deform_conv2d_finish_kernel
+
+    shape = _shape(x, offset, weight, groups, deform_groups)
+    needs: dict[str, Any] = {"has_mask": has_mask, "NEEDS_X": int(needs_x),
+                             "NEEDS_PLACE": int(needs_place), "FIXED": int(fixed)}
+    numbers = math.prod(x) if needs_x and not fixed and dtype != torch.float32 else 0
+    casts = -(-numbers // CAST_TILE)
+    finish = _Launch(
+        program(deform_conv2d_finish_kernel, WIDE=int(shape.C % 8 == 0), **shape.weights(),
+                BLOCK=CAST_TILE, num_warps=4),
+        casts + shape.weight_tiles, (casts, numbers))
+    if shape.depthwise:
+        config = tile_config("depthwise_bwd", shape.C // deform_groups, 1, dtype)
+        tiles = shape.tiles(config)
+        run = _launch("depthwise_bwd", shape, steps, config, tiles * deform_groups * shape.taps,
+                      NEEDS_WEIGHT=int(needs_weight), **needs)
+        return _Backward(shape, run, None, (tiles, shape.taps, shape.C), (), finish)
+    og = shape.O // shape.groups
+    data = of_weight = None
+    if needs_x or needs_place:
+        config = tile_config("bwd_data", shape.run, og, dtype)
+        data = _launch("bwd_data", shape, steps, config,
+                       shape.tiles(config) * deform_groups * shape.taps, PACK=shape.pack,
+                       PRECISION=precision, **needs)
+    config = tile_config("bwd_weight", shape.run, og, dtype)
+    blocks = (shape.taps * (shape.C // shape.run) * -(-shape.run // config.block_c)
+              * -(-og // config.block_o))
+    splits = _splits(shape.tiles(config), blocks, sms * _resident(dtype))
+    if needs_weight:
+        of_weight = _launch("bwd_weight", shape, steps, config, blocks * splits,
+                            has_mask=has_mask, PRECISION=precision)
+    return _Backward(shape, data, of_weight, (splits, *shape.packed), (splits,), finish)
+
+
 @operator(
     "deform_conv2d",
     "(Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, SymInt[] stride, "
-    "SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups) -> Tensor")
+    "SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups) "
+    "-> (Tensor, Tensor, Tensor)", saved=2)
 def _forward(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None,
-             stride: list[int], padding: list[int], dilation: list[int], groups: int,
-             deform_groups: int) -> Tensor:
-    from . import kernel
-
+             stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+             deform_groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The result; for the backward pass ``x`` channels last, if that is a copy, and the packed
+    weight."""
     memory_format = result_format(x)
-    shape = _shape(x, offset, weight, groups, deform_groups)
-    x, offset = _channels_last(x), _per_image(offset)
+    offset, dtype, device = _per_image(offset), x.dtype, x.device
     mask = None if mask is None else _per_image(mask)
-    weight = _packed(weight.contiguous(), shape)
-    out = torch.empty((shape.B, shape.O, shape.oh, shape.ow), dtype=x.dtype, device=x.device,
+    shape, run = _plan_forward(
+        x.shape, offset.shape, weight.shape, (*stride, *padding, *dilation), groups,
+        deform_groups, dtype, dot_precision(dtype), num_sms(device), mask is not None,
+        bias is not None, memory_format == torch.channels_last)
+    maps, packed = _prepare(x, weight, shape)
+    out = torch.empty((shape.B, shape.O, shape.oh, shape.ow), dtype=dtype, device=device,
                       memory_format=memory_format)
-    options = _options(stride, padding, dilation, shape, mask)
-    options |= {"HAS_BIAS": int(bias is not None),
-                "CHANNELS_LAST": int(memory_format == torch.channels_last)}
-    if shape.depthwise:
-        config = tile_config("depthwise_fwd", shape.C // deform_groups, 1, x.dtype)
-        tiles = deform_groups * -(-shape.C // deform_groups // config.block_c)
-        run = kernel.deform_conv2d_depthwise_fwd_kernel
-    else:
-        config = tile_config("fwd", shape.run, shape.O // shape.groups, x.dtype)
-        tiles = shape.groups * -(-shape.O // shape.groups // config.block_o)
-        if x.dtype != torch.float32:  # whose smaller tile spills on sm_90
-            config = _fitted(config, shape, tiles, num_sms(x.device) * _resident(x.dtype))
-        options |= {"PACK": shape.pack, "PRECISION": dot_precision(x.dtype),
-                    "BLOCK_O": config.block_o}
-        run = kernel.deform_conv2d_fwd_kernel
-    launch(run, (shape.tiles(config) * tiles,), x, offset, offset if mask is None else mask,
-           weight, weight if bias is None else bias.contiguous(), out, *shape.sizes(config),
-           offset.stride(0), 0 if mask is None else mask.stride(0), **options,
-           BLOCK_P=config.block_p, BLOCK_C=config.block_c, num_warps=config.num_warps,
-           num_stages=config.num_stages, device=x.device)
-    return out
+    run.program((run.programs,), maps, offset, offset if mask is None else mask, packed,
+                packed if bias is None else bias.contiguous(), out, *run.sizes, offset.stride(0),
+                0 if mask is None else mask.stride(0), device=device)
+    return out, x.new_empty(0) if maps is x else maps, packed
 
 
 @_forward.register_fake
-def _(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *_args: Any) -> Tensor:
-    return torch.empty((x.shape[0], weight.shape[0], *offset.shape[2:]), dtype=x.dtype,
-                       device=x.device, memory_format=result_format(x))
+def _(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None,
+      stride: list[int], padding: list[int], dilation: list[int], groups: int, deform_groups: int
+      ) -> tuple[Tensor, Tensor, Tensor]:
+    shape = _shape(x.shape, offset.shape, weight.shape, groups, deform_groups)
+    out = torch.empty((x.shape[0], weight.shape[0], *offset.shape[2:]), dtype=x.dtype,
+                      device=x.device, memory_format=result_format(x))
+    return (out, x.new_empty(0) if _is_last(x) else _channels_last(x).clone(),
+            x.new_empty(shape.packed))
 
 
 def _fixed_point(grad: Tensor, mask: Tensor | None, weight: Tensor, shape: _Shape) -> Tensor:
@@ -301,93 +437,80 @@ def _fixed_point(grad: Tensor, mask: Tensor | None, weight: Tensor, shape: _Shap
     "deform_conv2d_backward",
     "(Tensor grad, Tensor x, Tensor offset, Tensor? mask, Tensor weight, SymInt[] stride, "
     "SymInt[] padding, SymInt[] dilation, SymInt groups, SymInt deform_groups, bool needs_x, "
-    "bool needs_place, bool needs_weight) -> (Tensor, Tensor, Tensor, Tensor)")
+    "bool needs_place, bool needs_weight, Tensor? packed=None) -> (Tensor, Tensor, Tensor, Tensor)")
 def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor,
-              stride: list[int], padding: list[int], dilation: list[int], groups: int,
-              deform_groups: int, needs_x: bool, needs_place: bool, needs_weight: bool
-              ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from . import kernel
-
-    shape = _shape(x, offset, weight, groups, deform_groups)
-    grad, x, offset = _channels_last(grad), _channels_last(x), _per_image(offset)
+              stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+              deform_groups: int, needs_x: bool, needs_place: bool, needs_weight: bool,
+              packed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``x``, the places, the masks and the weight, from the packed one if given."""
+    x, offset = _channels_last(x), _per_image(offset)
     mask = None if mask is None else _per_image(mask)
-    packed = _packed(weight.contiguous(), shape)
     dtype, device = x.dtype, x.device
-    inputs = (x, offset, offset if mask is None else mask)
-    strides = (offset.stride(0), 0 if mask is None else mask.stride(0))
-    options = _options(stride, padding, dilation, shape, mask)
-
-    def run(name: str, programs: int, config: Config, *tensors: Tensor,
-            extra: tuple[int, ...] = (), **more: Any) -> None:
-        launch(getattr(kernel, f"deform_conv2d_{name}_kernel"), (programs,), *inputs, *tensors,
-               *shape.sizes(config), *strides, *extra, **options, **more, BLOCK_P=config.block_p,
-               BLOCK_C=config.block_c, num_warps=config.num_warps, num_stages=config.num_stages,
-               device=device)
-
-    fixed = needs_x and shape.B > 0 and torch.are_deterministic_algorithms_enabled()
-    scale = _fixed_point(grad, mask, packed, shape) if fixed else grad
-    dx = torch.zeros((shape.B, shape.H, shape.W, shape.C) if needs_x else (0,), device=device,
-                     dtype=torch.int64 if fixed else torch.float32)
+    fixed = needs_x and x.shape[0] > 0 and torch.are_deterministic_algorithms_enabled()
+    plan = _plan_backward(
+        x.shape, offset.shape, weight.shape, (*stride, *padding, *dilation), groups,
+        deform_groups, dtype, dot_precision(dtype), num_sms(device), mask is not None, needs_x,
+        needs_place, needs_weight, fixed)
+    grad, made = _prepare(grad, weight if packed is None else None, plan.shape)
+    packed = made if packed is None else packed
+    scale = _fixed_point(grad, mask, packed, plan.shape) if fixed else grad
+    sums = (torch.zeros_like(x, dtype=torch.int64 if fixed else torch.float32) if needs_x
+            else x.new_empty(0))
     doffset = offset.new_empty(offset.shape if needs_place else (0,))
     dmask = offset.new_empty(0 if mask is None or not needs_place else mask.shape)
-    dweight = offset.new_empty(0)
-    needs: dict[str, Any] = {"NEEDS_X": int(needs_x), "NEEDS_PLACE": int(needs_place),
-                             "FIXED": int(fixed)}
-    if shape.depthwise:
-        config = tile_config("depthwise_bwd", shape.C // deform_groups, 1, dtype)
-        tiles = shape.tiles(config)
-        partial = partial_sums((tiles, shape.taps, shape.C), device, needs_weight)
-        run("depthwise_bwd", tiles * deform_groups * shape.taps, config, packed, grad, scale, dx,
-            doffset, dmask, partial, NEEDS_WEIGHT=int(needs_weight), **needs)
-    else:
-        if needs_x or needs_place:
-            config = tile_config("bwd_data", shape.run, shape.O // shape.groups, dtype)
-            run("bwd_data", shape.tiles(config) * deform_groups * shape.taps, config, packed, grad,
-                scale, dx, doffset, dmask, PACK=shape.pack, PRECISION=dot_precision(dtype),
-                BLOCK_O=config.block_o, **needs)
-        if needs_weight:
-            config = tile_config("bwd_weight", shape.run, shape.O // shape.groups, dtype)
-            blocks = (shape.taps * (shape.C // shape.run) * -(-shape.run // config.block_c)
-                      * -(-shape.O // shape.groups // config.block_o))
-            splits = _splits(shape.tiles(config), blocks, num_sms(device) * _resident(dtype))
-            partial = partial_sums((splits, *packed.shape), device)
-            run("bwd_weight", blocks * splits, config, grad, partial, extra=(splits,),
-                PRECISION=dot_precision(dtype), BLOCK_O=config.block_o)
+    partial = partial_sums(plan.partial, device, needs_weight)
+    inputs = (x, offset, offset if mask is None else mask)
+    strides = (offset.stride(0), 0 if mask is None else mask.stride(0))
+    if run := plan.data:
+        with_weight = (partial,) if plan.shape.depthwise else ()
+        run.program((run.programs,), *inputs, packed, grad, scale, sums, doffset, dmask,
+                    *with_weight, *run.sizes, *strides, device=device)
+    if run := plan.weight:
+        run.program((run.programs,), *inputs, grad, partial, *run.sizes, *strides, *plan.splits,
+                    device=device)
+    dx = sums
     if needs_weight:
-        total = partial.sum(0)
-        total = total.view(*weight.shape[2:], -1).permute(2, 0, 1).unsqueeze(1) \
-            if shape.depthwise else _unpacked(total, shape)
-        dweight = total.to(dtype).contiguous()
+        if plan.shape.depthwise:
+            partial = partial.sum(0, keepdim=True)
+        dweight = weight.new_empty(weight.shape, dtype=dtype)
+        if plan.finish.sizes[0]:
+            dx = torch.empty_like(x)
+        plan.finish.program((plan.finish.programs,), sums, dx, partial, dweight,
+                            *plan.finish.sizes, partial.shape[0], device=device)
+    else:
+        dweight = weight.new_empty(0)
     if fixed:
         dx = dx.double() / scale
-    return (dx.to(dtype).permute(0, 3, 1, 2) if needs_x else dx.to(dtype)), doffset, dmask, dweight
+    return _as(dx, dtype), doffset, dmask, dweight
 
 
 @_backward.register_fake
 def _(_grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *args: Any
       ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    needs_x, needs_place, needs_weight = args[-3:]
-    B, C, H, W = x.shape
-    return (x.new_empty(B, H, W, C).permute(0, 3, 1, 2) if needs_x else x.new_empty(0),
+    needs_x, needs_place, needs_weight = args[5:8]
+    return (torch.empty_like(_channels_last(x)) if needs_x else x.new_empty(0),
             x.new_empty(offset.shape if needs_place else (0,)),
             x.new_empty(0 if mask is None or not needs_place else mask.shape),
             x.new_empty(weight.shape if needs_weight else (0,)))
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, offset, mask, weight = inputs[:4]
+    ctx.save_for_backward(x if _is_last(x) else output[1], offset, mask, weight, output[2])
+    ctx.set_materialize_grads(False)
     ctx.rest = inputs[5:]
 
 
-def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, offset, mask, weight, bias = ctx.needs_input_grad[:5]
+def _autograd(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    needs = ctx.needs_input_grad
+    x, offset, mask, weight, bias = needs[:5]
     place = offset or mask
-    out: list[Tensor | None] = [None] * 4
+    out: tuple[Tensor | None, ...] = (None,) * 4
     if x or place or weight:
-        out = list(_backward(grad, *ctx.saved_tensors, *ctx.rest, x, place, weight))
+        *saved, packed = ctx.saved_tensors
+        out = _backward(grad, *saved, *ctx.rest, x, place, weight, packed)
     dbias = grad.sum((0, 2, 3)) if bias else None
-    return (*(t if needed else None for t, needed in zip(out, ctx.needs_input_grad)), dbias,
-            *[None] * len(ctx.rest))
+    return *(t if needed else None for t, needed in zip(out, needs)), dbias, *[None] * 5
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
@@ -430,15 +553,17 @@ def deform_conv2d(
 
     Source: Deformable ConvNets v2, https://arxiv.org/abs/1811.11168
     """
-    size = _check(x, offset, weight, mask, bias, stride, padding, dilation, groups, deform_groups)
+    steps: tuple[Any, Any, Any] = tuple(stride), tuple(padding), tuple(dilation)
+    size, reason = (_check if tracing() else _checked)(
+        form(x), form(offset), form(weight), None if mask is None else form(mask),
+        None if bias is None else form(bias), *steps, groups, deform_groups)
     dtype = offset.dtype
-    x, weight = x.to(dtype), weight.to(dtype)
-    mask = None if mask is None else _beginning(mask.to(dtype), size)
-    bias = None if bias is None else bias.to(dtype)
+    x, weight = _as(x, dtype), _as(weight, dtype)
+    mask = None if mask is None else _beginning(_as(mask, dtype), size)
+    bias = None if bias is None else _as(bias, dtype)
     offset = _beginning(offset, size)
-    if use_triton("deform_conv2d", x.device, can_run_deform_conv2d(x, offset, weight.shape[0])):
-        return _forward(x, offset, mask, weight, bias, list(stride), list(padding), list(dilation),
-                        groups, deform_groups)
+    if use_triton("deform_conv2d", x.device, reason):
+        return _forward(x, offset, mask, weight, bias, *steps, groups, deform_groups)
     with torch.autocast(x.device.type, enabled=False):
         return deform_conv2d_cpu(x, offset, mask, weight, bias, stride, padding, dilation, groups,
                                  deform_groups)

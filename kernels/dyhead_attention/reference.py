@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..dyhead_combine import Branch, dyhead_combine
 from ..dyhead_convs.op import Convolved
 from ..dyhead_convs.reference import convolutions
 from ..dyrelu import dyrelu
@@ -40,20 +40,44 @@ class Attention(NamedTuple):
     relu_act: Act = Act()
 
 
+class _Branch(NamedTuple):
+    """A map and the parameters of its group normalisation."""
+
+    x: Tensor  # [B, C, H, W]
+    weight: Tensor  # [C]
+    bias: Tensor  # [C]
+
+
+def _combined(branches: Sequence[_Branch], p: Attention) -> tuple[Tensor, Tensor]:
+    """The mean of the branches, normalised, resized to the first, and weighted; and its mean."""
+    size = branches[0].x.shape[2:]
+    total = None
+    for x, weight, shift in branches:
+        y = F.group_norm(x, p.groups, weight, shift, p.eps)
+        if y.shape[2:] != size:
+            y = F.interpolate(y, size, mode="bilinear", align_corners=True)
+        mean = y.sum((2, 3)) / (size[0] * size[1])
+        scale = p.scale_act(F.linear(mean, p.attention[0][None], p.attention[1]).relu())
+        y = y * scale[:, :, None, None]
+        total = y if total is None else total + y
+    assert total is not None
+    out = total / len(branches)
+    return out, out.sum((2, 3)) / (size[0] * size[1])
+
+
 def dyhead_attention_reference(convolved: Convolved, p: Attention) -> list[Tensor]:
     """Arguments and result as :func:`fastdet.kernels.dyhead_attention.dyhead_attention`,
-    unchecked: level by level, by the operators of one level."""
+    unchecked."""
     images, sizes = convolved.pyramid
     plan = list(convolutions(len(sizes)))
     rows = [images * sizes[grid][0] * sizes[grid][1] for *_, grid in plan]
-    branches: list[list[Branch | None]] = [[None] * 3 for _ in sizes]
+    branches: list[list[_Branch]] = [[] for _ in sizes]
     for (branch, _, level, grid), part in zip(plan, convolved.maps.split(rows)):
         x = part.view(images, *sizes[grid], -1).permute(0, 3, 1, 2)
-        branches[level][branch] = Branch(x, *p.norms[2 * branch:2 * branch + 2])
+        branches[level].append(_Branch(x, *p.norms[2 * branch:2 * branch + 2]))
     outs = []
     for of_level in branches:
-        out, mean = dyhead_combine(of_level, *p.attention, groups=p.groups, eps=p.eps,
-                                   act=p.scale_act)
+        out, mean = _combined(of_level, p)
         coeffs = p.relu_act(F.linear(F.linear(mean, *p.squeeze).relu(), *p.excite))
         outs.append(dyrelu(out, coeffs))
     return outs

@@ -9,8 +9,8 @@ result has: 0 (mid, reads level r, with the numbers of level r), 1 (low, reads l
   numbers  per level [B, 27, P], or [B, P, 27] with LAST: 9 offsets (dy, dx), 9 logits of the mask
   maps     [rows, O]: for each branch, level and image the P_r pixels of a convolution's result
   stats    [B, tiles of an image, 3, O]: of a tile's pixels the mean, the sum of squared deviations,
-           and that of deviations times what a pixel of high counts for after the resize (else 0)
-  parts    [B, tiles of an image]: the sum of what the pixels of a tile count for
+           and that of deviations times what a pixel of high counts for after the resize (else 0);
+           then [B, tiles of an image]: the sum of what the pixels of a tile count for
 
 ``tiles`` and ``pixels`` are those of one image and all levels.
 """
@@ -103,6 +103,49 @@ def dyhead_convs_copy_kernel(a0, a1, a2, a3, a4, b0, b1, b2, b3, b4, w0, w1, w2,
              value.to(tl.float32).to(b_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def dyhead_convs_pack_kernel(mid_ptr, low_ptr, high_ptr, packed_ptr, C: tl.constexpr,
+                             O: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_Q: tl.constexpr):
+    """Three weights [O, C, 9 taps] to [3 branches, 9, C, O].
+
+    Grid: (cdiv(9 C, BLOCK_Q), cdiv(O, BLOCK_O), 3).
+    """
+    offs_q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    offs_o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    branch = tl.program_id(2)
+    mask = (offs_o < O)[:, None] & (offs_q < TAPS * C)[None, :]
+    at = offs_o[:, None] * (TAPS * C) + offs_q[None, :]
+    if branch == 0:
+        weight = tl.load(mid_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    elif branch == 1:
+        weight = tl.load(low_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    else:
+        weight = tl.load(high_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    row = branch * (TAPS * C) + offs_q % TAPS * C + offs_q // TAPS
+    tl.store(packed_ptr + row[None, :] * O + offs_o[:, None],
+             weight.to(packed_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["splits", "splits_other"])
+def dyhead_convs_unpack_kernel(partial_ptr, dweight_ptr, splits, splits_other, C: tl.constexpr,
+                               O: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_Q: tl.constexpr):
+    """Sums of partial gradients [splits of mid, low and high, 9, C, O], in one order, to [3, O, C,
+    9]. Grid as that of ``pack``."""
+    offs_q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    offs_o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    branch = tl.program_id(2)
+    mask = (offs_q < TAPS * C)[:, None] & (offs_o < O)[None, :]
+    first = tl.where(branch == 0, 0, splits + (branch - 1) * splits_other)
+    row = offs_q % TAPS * C + offs_q // TAPS
+    partial_ptr += first.to(tl.int64) * (TAPS * C * O) + row[:, None] * O + offs_o[None, :]
+    total = tl.zeros([BLOCK_Q, BLOCK_O], tl.float32)
+    for _ in range(tl.where(branch == 0, splits, splits_other)):
+        total += tl.load(partial_ptr, mask=mask, other=0.0)
+        partial_ptr += TAPS * C * O
+    tl.store(dweight_ptr + (branch * O + offs_o)[None, :] * (TAPS * C) + offs_q[:, None],
+             total.to(dweight_ptr.dtype.element_ty), mask=mask)
+
+
 # --- the convolutions ---------------------------------------------------------------------------
 
 @triton.jit
@@ -192,7 +235,7 @@ def _store_moments(stats_ptr, value, real, part, total, count, offs, O: tl.const
 
 @triton.jit(do_not_specialize=["w0", "w1", "w2", "w3", "w4", "tiles", "pixels", "B"])
 def dyhead_convs_fwd_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, weight_ptr, maps_ptr, stats_ptr,
-                            parts_ptr, w0, w1, w2, w3, w4, tiles, pixels, B, L: tl.constexpr,
+                            w0, w1, w2, w3, w4, tiles, pixels, B, L: tl.constexpr,
                             C: tl.constexpr, O: tl.constexpr, LAST: tl.constexpr,
                             PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr,
                             BLOCK_C: tl.constexpr):
@@ -241,7 +284,7 @@ def dyhead_convs_fwd_kernel(x0, x1, x2, x3, x4, n0, n1, n2, n3, n4, weight_ptr, 
         part = tl.where(real, _parts(y, OH, finer_h) * _parts(x, OW, finer_w), 0.0)
     total = tl.sum(part)
     if pid % TILES_O == 0:
-        tl.store(parts_ptr + image * every + tile, total)
+        tl.store(stats_ptr + (tl.cast(3 * O, tl.int64) * B + image) * every + tile, total)
     count = tl.minimum(P - t * BLOCK_P, BLOCK_P)
     stats_ptr += (image * every + tile) * (3 * O)
     if maps_ptr.dtype.element_ty == tl.float32:

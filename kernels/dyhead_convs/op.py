@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 from ..autograd import operator
 from ..common import autocasting, dtype_reason, next_power_of_2
 from ..deform_conv2d.op import Config, tile_config
-from ..dispatch import Reason, use_triton
+from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
-from ..launch import dot_precision, launch, num_sms
+from ..launch import Prepared, Program, dot_precision, num_sms
 from ..pyramid import FIELD_MAX, pack
 from .reference import dyhead_convs_reference
 
@@ -25,6 +26,8 @@ MAX_LEVELS = 5
 TAPS, NUMBERS = 9, 27
 COPY_TILE = {"BLOCK_P": 32, "BLOCK_C": 64, "num_warps": 4}
 NUMBERS_TILE = 64
+#: Of a weight, as [O, C * 9] and as [9 * C, O].
+WEIGHT_TILE = {"BLOCK_O": 32, "BLOCK_Q": 64, "num_warps": 4}
 
 
 class Pyramid(NamedTuple):
@@ -63,8 +66,9 @@ class Convolved(NamedTuple):
     """What the convolutions of a block give, and what the norms after them want to know of it."""
 
     maps: Tensor  # [rows, O], the pixels of one result after the other
-    stats: Tensor  # [B, tiles, 3, O] float32: moments of tiles of pixels; empty without kernels
-    parts: Tensor  # [B, tiles] float32: what the pixels of a tile count for after a resize
+    #: float32: moments of tiles of pixels [B, tiles, 3, O], then what the pixels of each count for
+    #: after a resize [B, tiles]; empty without kernels
+    stats: Tensor
     pyramid: Pyramid
     tile: int  # pixels of a tile
 
@@ -81,10 +85,15 @@ def pyramid_reason(sizes: Sequence[tuple[int, int]]) -> Reason | None:
 def can_run_dyhead_convs(x: Sequence[Tensor], numbers: Sequence[Tensor], out_channels: int
                          ) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    if reason := dtype_reason(*x, *numbers) or pyramid_reason(
-            [(t.shape[2], t.shape[3]) for t in x]):
+    return _reason([t.shape for t in x], [t.dtype for t in (*x, *numbers)], out_channels)
+
+
+def _reason(x: Sequence[torch.Size], dtypes: Sequence[torch.dtype], out_channels: int
+            ) -> Reason | None:
+    if reason := dtype_reason(*dtypes) or pyramid_reason([(h, w) for *_, h, w in x]):
         return reason
-    if max(x[0][:1].numel(), out_channels * x[0][:1, 0].numel()) * TAPS >= 2**31:
+    _, c, h, w = x[0]
+    if max(c, out_channels) * h * w * TAPS >= 2**31:
         return "its kernels find their way inside an image in 32 bits"
     return None
 
@@ -111,8 +120,18 @@ def _order(last: bool) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _pyramid(x: Sequence[Tensor]) -> Pyramid:
-    return Pyramid(x[0].shape[0], tuple((t.shape[2], t.shape[3]) for t in x))
+def _shapes(x: Sequence[Tensor]) -> tuple[torch.Size, ...]:
+    return tuple([t.shape for t in x])
+
+
+def _pyramid(shapes: Sequence[torch.Size]) -> Pyramid:
+    return Pyramid(shapes[0][0], tuple((h, w) for *_, h, w in shapes))
+
+
+def _step(name: str, grid: tuple[int, ...], *numbers: int, **options: Any) -> Prepared:
+    from . import kernel
+
+    return Program(getattr(kernel, f"dyhead_convs_{name}_kernel"), **options).at(grid, *numbers)
 
 
 def _five(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -131,16 +150,19 @@ def _copies(x: Sequence[Tensor], dtype: torch.dtype, last: bool) -> list[Tensor]
           "ScalarType dtype, bool last) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
 def _maps(x0: Tensor, x1: Tensor | None, x2: Tensor | None, x3: Tensor | None, x4: Tensor | None,
           dtype: torch.dtype, last: bool) -> tuple[Tensor, ...]:
-    from .kernel import dyhead_convs_copy_kernel
-
     x, is_last = one_order(levels_of((x0, x1, x2, x3, x4)))
-    pyramid, c = _pyramid(x), x[0].shape[1]
     out = _copies(x, dtype, last)
-    tiles = pyramid.tiles(COPY_TILE["BLOCK_P"])
-    launch(dyhead_convs_copy_kernel, (pyramid.images * tiles, -(-c // COPY_TILE["BLOCK_C"])),
-           *padded(x), *padded(out), *pyramid.words, tiles, c, L=len(x), FROM_LAST=int(is_last),
-           TO_LAST=int(last), **COPY_TILE, device=x0.device)
+    _copy(_shapes(x), is_last, last)(*padded(x), *padded(out), device=x0.device)
     return tuple(_five(out))
+
+
+@lru_cache(maxsize=512)
+def _copy(shapes: tuple[torch.Size, ...], from_last: bool, to_last: bool) -> Prepared:
+    pyramid, c = _pyramid(shapes), shapes[0][1]
+    tiles = pyramid.tiles(COPY_TILE["BLOCK_P"])
+    return _step("copy", (pyramid.images * tiles, -(-c // COPY_TILE["BLOCK_C"])), *pyramid.words,
+                 tiles, c, L=len(shapes), FROM_LAST=int(from_last), TO_LAST=int(to_last),
+                 **COPY_TILE)
 
 
 @_maps.register_fake
@@ -189,47 +211,79 @@ def channels_last_maps(x: Sequence[Tensor]) -> list[Tensor]:
 _POINTERS = ", ".join(["Tensor {0}0", *(f"Tensor? {{0}}{i}" for i in range(1, MAX_LEVELS))])
 
 
-def _empty_results(x: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    pyramid, (o, c) = _pyramid(x), weight.shape[:2]
-    tiles = pyramid.all_tiles(tile_config("fwd", c, o, x[0].dtype).block_p)
-    return (x[0].new_empty((pyramid.rows, o)),
-            x[0].new_empty((pyramid.images, tiles, 3, o), dtype=torch.float32),
-            x[0].new_empty((pyramid.images, tiles), dtype=torch.float32),
-            x[0].new_empty((3, TAPS, c, o)))
+class _Sizes(NamedTuple):
+    """Of the results of a forward."""
+
+    maps: tuple[int, int]
+    stats: int
+    packed: tuple[int, int, int, int]
+
+    def empty(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (x.new_empty(self.maps), x.new_empty(self.stats, dtype=torch.float32),
+                x.new_empty(self.packed))
 
 
-@operator("dyhead_convs", f"({_POINTERS.format('x')}, {_POINTERS.format('n')}, Tensor mid, "
-          "Tensor low, Tensor high) -> (Tensor, Tensor, Tensor, Tensor)")
-def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from .kernel import dyhead_convs_fwd_kernel
+def _results(pyramid: Pyramid, c: int, o: int, dtype: torch.dtype) -> _Sizes:
+    tiles = pyramid.all_tiles(tile_config("fwd", c, o, dtype).block_p)
+    return _Sizes((pyramid.rows, o), pyramid.images * tiles * (3 * o + 1), (3, TAPS, c, o))
 
-    x, numbers, weights = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-3]), args[-3:]
-    pyramid, (o, c) = _pyramid(x), weights[0].shape[:2]
-    x = [t.contiguous(memory_format=torch.channels_last) for t in x]
-    numbers, last = one_order(numbers)
-    maps, stats, parts, packed = _empty_results(x, weights[0])
-    for to, weight in zip(packed, weights):
-        to.copy_(weight.view(o, c, TAPS).permute(2, 1, 0))
-    config = tile_config("fwd", c, o, x[0].dtype)
+
+def _options(config: Config, levels: int, c: int, o: int, last: bool, precision: str
+             ) -> dict[str, Any]:
+    return {"L": levels, "C": c, "O": o, "LAST": int(last), "PRECISION": precision,
+            "BLOCK_P": config.block_p, "BLOCK_O": config.block_o, "BLOCK_C": config.block_c,
+            "num_warps": config.num_warps, "num_stages": config.num_stages}
+
+
+def _sizes(pyramid: Pyramid, config: Config) -> tuple[int, ...]:
+    return (*pyramid.words, pyramid.tiles(config.block_p), pyramid.pixels, pyramid.images)
+
+
+class _Forward(NamedTuple):
+    """What forward calls of the same sizes have in common."""
+
+    results: _Sizes
+    pack: Prepared
+    fwd: Prepared
+
+
+@lru_cache(maxsize=512)
+def _forward_plan(shapes: tuple[torch.Size, ...], o: int, dtype: torch.dtype, last: bool,
+                  precision: str) -> _Forward:
+    pyramid, c = _pyramid(shapes), shapes[0][1]
+    config = tile_config("fwd", c, o, dtype)
     if config.block_c == 16:  # in float32; the moments would make such a tile spill on sm_100
         config = config._replace(block_c=min(32, next_power_of_2(c, 16)))
     programs = pyramid.images * pyramid.all_tiles(config.block_p) * -(-o // config.block_o)
-    launch(dyhead_convs_fwd_kernel, (programs,), *padded(x), *padded(numbers), packed, maps, stats,
-           parts, *pyramid.words, pyramid.tiles(config.block_p), pyramid.pixels, pyramid.images,
-           **_options(config, x, packed, last), device=maps.device)
-    return maps, stats, parts, packed
+    return _Forward(
+        _results(pyramid, c, o, dtype), _step("pack", _weight_grid(c, o), C=c, O=o, **WEIGHT_TILE),
+        _step("fwd", (programs,), *_sizes(pyramid, config),
+              **_options(config, len(shapes), c, o, last, precision)))
 
 
-def _options(config: Config, x: Sequence[Tensor], packed: Tensor, last: bool) -> dict[str, Any]:
-    return {"L": len(x), "C": packed.shape[2], "O": packed.shape[3], "LAST": int(last),
-            "PRECISION": dot_precision(packed.dtype), "BLOCK_P": config.block_p,
-            "BLOCK_O": config.block_o, "BLOCK_C": config.block_c, "num_warps": config.num_warps,
-            "num_stages": config.num_stages}
+def _weight_grid(c: int, o: int) -> tuple[int, int, int]:
+    return -(-TAPS * c // WEIGHT_TILE["BLOCK_Q"]), -(-o // WEIGHT_TILE["BLOCK_O"]), 3
+
+
+@operator("dyhead_convs", f"({_POINTERS.format('x')}, {_POINTERS.format('n')}, Tensor mid, "
+          "Tensor low, Tensor high) -> (Tensor, Tensor, Tensor)", saved=1)
+def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, numbers, weights = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-3]), args[-3:]
+    x = [t.contiguous(memory_format=torch.channels_last) for t in x]
+    numbers, last = one_order(numbers)
+    dtype, device = x[0].dtype, x[0].device
+    plan = _forward_plan(_shapes(x), weights[0].shape[0], dtype, last, dot_precision(dtype))
+    maps, stats, packed = plan.results.empty(x[0])
+    plan.pack(*[w.contiguous() for w in weights], packed, device=device)
+    plan.fwd(*padded(x), *padded(numbers), packed, maps, stats, device=device)
+    return maps, stats, packed
 
 
 @_forward.register_fake
-def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _empty_results(levels_of(args[:MAX_LEVELS]), args[-1])
+def _(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    (o, c), x = args[-1].shape[:2], args[0]
+    pyramid = _pyramid(_shapes(levels_of(args[:MAX_LEVELS])))
+    return _results(pyramid, c, o, x.dtype).empty(x)
 
 
 def _splits(pyramid: Pyramid, block: int, blocks: int, sms: int) -> tuple[int, int]:
@@ -245,58 +299,77 @@ def _splits(pyramid: Pyramid, block: int, blocks: int, sms: int) -> tuple[int, i
             min(other, pyramid.images * of_other))
 
 
+class _Backward(NamedTuple):
+    """What backward calls of the same sizes have in common."""
+
+    pyramid: Pyramid
+    data: Prepared
+    numbers: Prepared
+    weight: Prepared
+    unpack: Prepared
+    dx: tuple[int, int]  # shapes of buffers
+    dplaces: tuple[int, int]
+    partial: tuple[int, int, int, int]
+
+
+@lru_cache(maxsize=512)
+def _backward_plan(shapes: tuple[torch.Size, ...], o: int, dtype: torch.dtype, last: bool,
+                   precision: str, fixed: bool, sms: int) -> _Backward:
+    pyramid, c, levels = _pyramid(shapes), shapes[0][1], len(shapes)
+    config = tile_config("bwd_data", c, o, dtype)
+    config = config._replace(block_o=min(32, config.block_o))  # 64 spill on sm_100
+    data = _step("bwd_data", (pyramid.images * pyramid.all_tiles(config.block_p) * TAPS,),
+                 *_sizes(pyramid, config), FIXED=int(fixed),
+                 **_options(config, levels, c, o, last, precision))
+    tiles = pyramid.tiles(NUMBERS_TILE)
+    numbers = _step("bwd_numbers", (pyramid.images * tiles,), *pyramid.words, tiles,
+                    pyramid.pixels, pyramid.images, L=levels, LAST=int(last), BLOCK_P=NUMBERS_TILE,
+                    num_warps=4)
+    config = tile_config("bwd_weight", c, o, dtype)
+    blocks = TAPS * -(-c // config.block_c) * -(-o // config.block_o)
+    splits, other = _splits(pyramid, config.block_p, blocks, sms)
+    weight = _step("bwd_weight", ((splits + 2 * other) * blocks,), *_sizes(pyramid, config), splits,
+                   other, **_options(config, levels, c, o, last, precision))
+    unpack = _step("unpack", _weight_grid(c, o), splits, other, C=c, O=o, **WEIGHT_TILE)
+    return _Backward(
+        pyramid, data, numbers, weight, unpack, dx=(pyramid.images * pyramid.pixels, c),
+        dplaces=(pyramid.rows, NUMBERS), partial=(splits + 2 * other, TAPS, c, o))
+
+
 @operator("dyhead_convs_backward",
           f"(Tensor dmaps, {_POINTERS.format('x')}, {_POINTERS.format('n')}, Tensor packed, "
-          "bool needs_data, bool needs_weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
-          "Tensor, Tensor, Tensor, Tensor)")
-def _backward(dmaps: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    """Gradients of the maps [pixels of all levels, C], of the numbers and of the weights."""
-    from . import kernel
-
-    packed, needs_data, needs_weight = args[-3:]
-    x, numbers = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-3])
-    pyramid, device, dtype = _pyramid(x), dmaps.device, packed.dtype
-    c, o = packed.shape[2:]
+          "bool needs_data, bool needs_weight, ScalarType weight_dtype) -> Tensor[]")
+def _backward(dmaps: Tensor, *args: Any) -> list[Tensor]:
+    """Gradients of the maps [pixels of all levels, C] and of the numbers, if needed; of the weights
+    [3, O, C, 3, 3], if needed."""
+    packed, needs_data, needs_weight, weight_dtype = args[-4:]
+    x, numbers = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-4])
+    device, dtype = dmaps.device, packed.dtype
     x = [t.contiguous(memory_format=torch.channels_last) for t in x]
     numbers, last = one_order(numbers)
     dmaps = dmaps.contiguous()
-    pointers = (*padded(x), *padded(numbers))
-    grad, dnumbers, dweights = _empty_gradients(x, numbers, packed, needs_data, needs_weight)
-
-    def sizes(config: Config) -> tuple[int, ...]:
-        return (*pyramid.words, pyramid.tiles(config.block_p), pyramid.pixels, pyramid.images)
-
-    if needs_data and pyramid.images:
-        config = tile_config("bwd_data", c, o, dtype)
-        config = config._replace(block_o=min(32, config.block_o))  # 64 spill on sm_100
-        fixed = torch.are_deterministic_algorithms_enabled()
-        scale = _fixed_point(dmaps, packed, pyramid) if fixed else dmaps
-        dx = torch.zeros((pyramid.images * pyramid.pixels, c), device=device,
-                         dtype=torch.int64 if fixed else torch.float32)
-        dplaces = torch.empty((pyramid.rows, NUMBERS), device=device, dtype=torch.float32)
-        launch(kernel.dyhead_convs_bwd_data_kernel,
-               (pyramid.images * pyramid.all_tiles(config.block_p) * TAPS,), *pointers, packed,
-               dmaps, scale, dx, dplaces, *sizes(config), FIXED=int(fixed),
-               **_options(config, x, packed, last), device=device)
-        tiles = pyramid.tiles(NUMBERS_TILE)
-        launch(kernel.dyhead_convs_bwd_numbers_kernel, (pyramid.images * tiles,), dplaces,
-               *padded(numbers), *padded(dnumbers), *pyramid.words, tiles, pyramid.pixels,
-               pyramid.images, L=len(x), LAST=int(last), BLOCK_P=NUMBERS_TILE, num_warps=4,
-               device=device)
-        if fixed:
-            dx = dx.double() / scale
-        grad = dx.to(dtype)
+    fixed = needs_data and torch.are_deterministic_algorithms_enabled()
+    plan = _backward_plan(_shapes(x), packed.shape[3], dtype, last, dot_precision(dtype), fixed,
+                          num_sms(device))
+    pointers, results = (*padded(x), *padded(numbers)), []
+    if needs_data:
+        dx = torch.zeros(plan.dx, dtype=torch.int64 if fixed else torch.float32, device=device)
+        dnumbers = [torch.empty_like(t) for t in numbers]
+        if plan.pyramid.images:
+            scale = _fixed_point(dmaps, packed, plan.pyramid) if fixed else dmaps
+            dplaces = dmaps.new_empty(plan.dplaces, dtype=torch.float32)
+            plan.data(*pointers, packed, dmaps, scale, dx, dplaces, device=device)
+            plan.numbers(dplaces, *padded(numbers), *padded(dnumbers), device=device)
+            if fixed:
+                dx = dx.double() / scale
+        results = [dx.to(dtype), *dnumbers]
     if needs_weight:
-        config = tile_config("bwd_weight", c, o, dtype)
-        blocks = TAPS * -(-c // config.block_c) * -(-o // config.block_o)
-        splits, other = _splits(pyramid, config.block_p, blocks, num_sms(device))
-        partial = torch.empty((splits + 2 * other, TAPS, c, o), device=device, dtype=torch.float32)
-        launch(kernel.dyhead_convs_bwd_weight_kernel, (len(partial) * blocks,), *pointers, dmaps,
-               partial, *sizes(config), splits, other, **_options(config, x, packed, last),
-               device=device)
-        for to, part in zip(dweights, partial.split([splits, other, other])):
-            to.view(o, c, TAPS).copy_(part.sum(0).permute(2, 1, 0))
-    return (grad, *_five(dnumbers), *dweights)
+        partial = dmaps.new_empty(plan.partial, dtype=torch.float32)
+        dweights = packed.new_empty((3, *packed.shape[:1:-1], 3, 3), dtype=weight_dtype)
+        plan.weight(*pointers, dmaps, partial, device=device)
+        plan.unpack(partial, dweights, device=device)
+        results.append(dweights)
+    return results
 
 
 def _fixed_point(dmaps: Tensor, packed: Tensor, pyramid: Pyramid) -> Tensor:
@@ -306,76 +379,99 @@ def _fixed_point(dmaps: Tensor, packed: Tensor, pyramid: Pyramid) -> Tensor:
     return fixed_point_scale(wide * (3 * TAPS * h * w))
 
 
-def _empty_gradients(x: Sequence[Tensor], numbers: Sequence[Tensor], packed: Tensor,
-                     needs_data: bool, needs_weight: bool
-                     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    pyramid, (c, o) = _pyramid(x), packed.shape[2:]
-    rows = pyramid.images * pyramid.pixels
-    dx = packed.new_empty((rows, c) if needs_data else (0,))
-    dnumbers = [torch.empty_like(t) if needs_data else t.new_empty(0) for t in numbers]
-    dweights = [packed.new_empty((o, c, 3, 3) if needs_weight else (0,)) for _ in range(3)]
-    return dx, dnumbers, dweights
-
-
 @_backward.register_fake
-def _(_dmaps: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    x, numbers = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-3])
-    dx, dnumbers, dweights = _empty_gradients(x, one_order(numbers)[0], *args[-3:])
-    return (dx, *_five(dnumbers), *dweights)
+def _(_dmaps: Tensor, *args: Any) -> list[Tensor]:
+    packed, needs_data, needs_weight, weight_dtype = args[-4:]
+    x, numbers = levels_of(args[:MAX_LEVELS]), levels_of(args[MAX_LEVELS:-4])
+    pyramid, (c, o), results = _pyramid(_shapes(x)), packed.shape[2:], []
+    if needs_data:
+        results = [packed.new_empty((pyramid.images * pyramid.pixels, c)),
+                   *(torch.empty_like(t) for t in one_order(numbers)[0])]
+    if needs_weight:
+        results.append(packed.new_empty((3, o, c, 3, 3), dtype=weight_dtype))
+    return results
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:-3], output[3])
+    ctx.save_for_backward(*inputs[:-3], output[2])
     ctx.dtypes = [w.dtype for w in inputs[-3:]]
     ctx.set_materialize_grads(False)
 
 
 def _autograd(ctx: Any, dmaps: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    if dmaps is None:
-        return (None,) * len(ctx.needs_input_grad)
     needs = ctx.needs_input_grad
-    x = levels_of(ctx.saved_tensors[:MAX_LEVELS])
-    data = any(needs[:-3])
-    dx, *rest = _backward(dmaps, *ctx.saved_tensors, data, any(needs[-3:]))
-    dxs: list[Tensor | None] = [None] * MAX_LEVELS
+    if dmaps is None:
+        return (None,) * len(needs)
+    saved = ctx.saved_tensors
+    x = levels_of(saved[:MAX_LEVELS])
+    data, weight = any(needs[:-3]), any(needs[-3:])
+    results = _backward(dmaps, *saved, data, weight, ctx.dtypes[0])
+    found: list[Tensor | None] = [None] * len(needs)
     if data:
-        parts = dx.split([t[:, 0].numel() for t in x])
-        dxs[:len(x)] = [part.view(t.shape[0], *t.shape[2:], t.shape[1]).permute(0, 3, 1, 2)
-                        for part, t in zip(parts, x)]
-    weights: list[Tensor | None] = [g.to(dtype) for g, dtype in zip(rest[-3:], ctx.dtypes)]
-    if len(x) == 1:  # it has no use for the weights of low and high
-        weights[1:] = None, None
-    return tuple(g if needed else None for g, needed in zip((*dxs, *rest[:-3], *weights), needs))
+        dx, first = results[0], 0
+        for i, t in enumerate(x):
+            if needs[i]:
+                b, c, h, w = t.shape
+                found[i] = dx.as_strided((b, c, h, w), (h * w * c, 1, w * c, c), first)
+            first += t.numel()
+        found[MAX_LEVELS:MAX_LEVELS + len(x)] = results[1:1 + len(x)]
+    if weight:
+        found[-3:] = (g if g.dtype == dtype else g.to(dtype)
+                      for g, dtype in zip(results[-1].unbind(0), ctx.dtypes))
+        if len(x) == 1:  # it has no use for the weights of low and high
+            found[-2:] = None, None
+    return tuple(g if needed else None for g, needed in zip(found, needs))
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
-def _check(x: Sequence[Tensor], numbers: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+_Form = tuple[torch.Size, torch.dtype, torch.device]
+
+
+def _form(t: Tensor) -> _Form:
+    return t.shape, t.dtype, t.device
+
+
+class _Call(NamedTuple):
+    pyramid: Pyramid
+    reason: Reason | None  # why the kernels cannot take it
+    tile: int
+
+
+def _inspect(x: tuple[_Form, ...], numbers: tuple[_Form, ...], weights: tuple[_Form, ...]) -> _Call:
+    """Refuse what does not fit."""
     if not x or len(x) != len(numbers) or len(weights) != 3:
         raise ValueError("dyhead_convs: expected maps and numbers of as many levels, at least one, "
                          f"and three weights, got {len(x)}, {len(numbers)} and {len(weights)}")
-    first = x[0]
-    for level, (t, n) in enumerate(zip(x, numbers)):
-        fits = t.dim() == 4 and t.is_floating_point() and min(t.shape[1:]) > 0
-        if not fits or t.shape[:2] != first.shape[:2] or t.device != first.device:
+    (first, _, device), (_, dtype, _) = x[0], numbers[0]
+    for level, ((shape, kind, where), of_numbers) in enumerate(zip(x, numbers)):
+        fits = len(shape) == 4 and kind.is_floating_point and min(shape[1:]) > 0
+        if not fits or shape[:2] != first[:2] or where != device:
             raise ValueError(
                 f"dyhead_convs: level {level} must be a floating-point map of the images, channels "
-                f"and device of the first, {list(first.shape[:2])} on {first.device}, got "
-                f"{t.dtype} {list(t.shape)} on {t.device}")
-        if level and any(s != (f + 1) // 2 for s, f in zip(t.shape[2:], x[level - 1].shape[2:])):
+                f"and device of the first, {list(first[:2])} on {device}, got {kind} {list(shape)} "
+                f"on {where}")
+        finer = x[level - 1][0][2:] if level else ()
+        if any(s != (f + 1) // 2 for s, f in zip(shape[2:], finer)):
             raise ValueError(f"dyhead_convs: level {level} must be half of level {level - 1} "
-                             f"{list(x[level - 1].shape[2:])} rounded up, got "
-                             f"{list(t.shape[2:])}")
-        want = (t.shape[0], NUMBERS, *t.shape[2:])
-        if n.shape != want or n.dtype != numbers[0].dtype or n.device != first.device:
+                             f"{list(finer)} rounded up, got {list(shape[2:])}")
+        want = (shape[0], NUMBERS, *shape[2:])
+        if of_numbers != (want, dtype, device):
+            got, kind, where = of_numbers
             raise ValueError(f"dyhead_convs: the numbers of level {level} must be {list(want)} "
-                             f"{numbers[0].dtype} on {first.device}, got {list(n.shape)} "
-                             f"{n.dtype} on {n.device}")
-    for weight in weights:
-        if weight.dim() != 4 or weight.shape != (weights[0].shape[0], first.shape[1], 3, 3):
-            raise ValueError(f"dyhead_convs: weights must be three [O, {first.shape[1]}, 3, 3], "
-                             f"got {[list(w.shape) for w in weights]}")
+                             f"{dtype} on {device}, got {list(got)} {kind} on {where}")
+    c, o = first[1], weights[0][0][0]
+    for shape, _, _ in weights:
+        if len(shape) != 4 or shape != (o, c, 3, 3):
+            raise ValueError(f"dyhead_convs: weights must be three [O, {c}, 3, 3], "
+                             f"got {[list(shape) for shape, _, _ in weights]}")
+    shapes = [shape for shape, _, _ in x]
+    return _Call(_pyramid(shapes), _reason(shapes, [dtype], o),
+                 tile_config("fwd", c, o, dtype).block_p)
+
+
+_inspect_once = lru_cache(maxsize=512)(_inspect)
 
 
 def dyhead_convs(x: Sequence[Tensor], numbers: Sequence[Tensor], weights: Sequence[Tensor]
@@ -406,14 +502,13 @@ def dyhead_convs(x: Sequence[Tensor], numbers: Sequence[Tensor], weights: Sequen
 
     Source: Dynamic Head, https://arxiv.org/abs/2106.08322
     """
-    _check(x, numbers, weights)
-    dtype, o = numbers[0].dtype, weights[0].shape[0]
-    pyramid = _pyramid(x)
-    x = [t.to(dtype) for t in x]
-    if use_triton("dyhead_convs", x[0].device, can_run_dyhead_convs(x, numbers, o)):
+    inspect = _inspect if tracing() else _inspect_once
+    call = inspect(*(tuple(map(_form, tensors)) for tensors in (x, numbers, weights)))
+    dtype = numbers[0].dtype
+    x = [t if t.dtype == dtype else t.to(dtype) for t in x]
+    if use_triton("dyhead_convs", x[0].device, call.reason):
         none = [None] * (MAX_LEVELS - len(x))
-        maps, stats, parts, _ = _forward(*x, *none, *numbers, *none, *weights)
-        return Convolved(maps, stats, parts, pyramid,
-                         tile_config("fwd", x[0].shape[1], o, dtype).block_p)
+        maps, stats = _forward(*x, *none, *numbers, *none, *weights)
+        return Convolved(maps, stats, call.pyramid, call.tile)
     nothing = x[0].new_empty(0, dtype=torch.float32)
-    return Convolved(dyhead_convs_reference(x, numbers, weights), nothing, nothing, pyramid, 0)
+    return Convolved(dyhead_convs_reference(x, numbers, weights), nothing, call.pyramid, 0)

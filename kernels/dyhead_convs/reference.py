@@ -59,8 +59,8 @@ def _counts(size: int, finer: int) -> Tensor:
 
 
 def moments_of_tiles(maps: Tensor, images: int, sizes: Sequence[tuple[int, int]], tile: int
-                     ) -> tuple[Tensor, Tensor]:
-    """``stats`` and ``parts`` of :class:`fastdet.kernels.dyhead_convs.Convolved`, as defined.
+                     ) -> Tensor:
+    """``stats`` of :class:`fastdet.kernels.dyhead_convs.Convolved`, as defined.
 
     Args:
         maps: ``[rows, O]``.
@@ -70,8 +70,8 @@ def moments_of_tiles(maps: Tensor, images: int, sizes: Sequence[tuple[int, int]]
 
     Returns:
         Of each image and tile the mean, the sum of squared deviations and, for high alone, that of
-        deviations times what their pixels count for after the resize, ``[B, tiles, 3, O]``; and
-        the sum of what the pixels of a tile count for, ``[B, tiles]``. All in float32.
+        deviations times what their pixels count for after the resize, ``[B, tiles, 3, O]``; then
+        the sum of what the pixels of a tile count for, ``[B, tiles]``. In float32, flat.
     """
     stats: list[list[Tensor]] = [[] for _ in range(images)]
     parts: list[list[Tensor]] = [[] for _ in range(images)]
@@ -86,8 +86,8 @@ def moments_of_tiles(maps: Tensor, images: int, sizes: Sequence[tuple[int, int]]
             start += h * w
             for x, counts in zip(whole.split(tile), weight.to(maps.device).split(tile)):
                 off = x - x.mean(0)
-                stats[image].append(torch.stack([
+                stats[image].append(torch.cat([
                     x.mean(0), off.square().sum(0), (off * counts[:, None]).sum(0)]))
-                parts[image].append(counts.sum())
-    return (torch.stack([torch.stack(s) for s in stats]).float(),
-            torch.stack([torch.stack(s) for s in parts]).float())
+                parts[image].append(counts.sum()[None])
+    flat = [t for of_image in (*stats, *parts) for t in of_image]
+    return torch.cat([maps.new_empty(0, dtype=torch.float64), *flat]).float()

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import next_power_of_2, optional_empty
+from ..common import next_power_of_2, options
 from ..dispatch import Reason, use_triton
-from ..launch import capability, launch
+from ..launch import Prepared, Program, capability
 from .reference import gelu_linear_reference
 
 __all__ = ["can_run_gelu_linear", "gelu_linear"]
 
-#: Widest result: a program holds whole rows of it, in at most 99 KB of shared memory.
-_WIDEST = 192
+NAME = "gelu_linear"
+
+#: Widest result: a program holds whole rows of it, in registers and 100 KB of shared memory.
+_WIDEST = 384
 
 
 def can_run_gelu_linear(dtype: torch.dtype, channels: int) -> Reason | None:
@@ -38,25 +42,42 @@ class _Config(NamedTuple):
     num_stages: int
 
 
-def _config(n: int, backward: bool, device: torch.device) -> _Config:
+def _config(n: int, backward: bool, hip: bool) -> _Config:
     """Tiles: 64 rows by all channels, in two blocks without waste for 3 * 2^i.
 
-    Deep pipelines, as few programs fit a multiprocessor and each has to keep memory busy.
+    Deep pipelines, as few programs fit a multiprocessor and each has to keep memory busy; as deep
+    as shared memory allows where a stage holds more than 192 channels of the weight.
     """
+    wide = n > 192
     n_0, n_1 = next_power_of_2(n, 16), 0
     if n_0 > 32 and n <= n_0 * 3 // 4:
         n_0, n_1 = n_0 // 2, n_0 // 4
-    hip = capability(device) == (0, 0)
     warps = 4 if n <= 128 else 8
     if backward:
-        return _Config(64, 64, n_0, n_1, warps, 1 if hip else 2)
-    return _Config(64, 32, n_0, n_1, warps, 2 if hip else 4 if n <= 128 else 5)
+        return _Config(64, 32 if wide else 64, n_0, n_1, warps, 1 if hip else 2)
+    stages = 2 if hip else 3 if wide else 5 if n > 128 else 4
+    return _Config(64, 32, n_0, n_1, warps, stages)
 
 
-def _rows(x: Tensor) -> tuple[int, int]:
-    """Rows, and rows of one sample."""
-    rows = x.numel() // x.shape[-1]
-    return rows, max(1, rows // max(1, x.shape[0]))
+@lru_cache(maxsize=512)
+def _plan(kind: str, hidden: torch.Size, n: int, hip: bool, **has: int) -> Prepared:
+    """``fwd`` or ``bwd``, with rows and rows of a sample."""
+    from . import kernel
+
+    rows = math.prod(hidden[:-1])
+    config = _config(n, kind == "bwd", hip)
+    program = Program(getattr(kernel, f"gelu_linear_{kind}_kernel"), N=n, K=hidden[-1],
+                      N_0=config.n_0, N_1=config.n_1, **has, **options(config))
+    return program.at((-(-rows // config.block_m),), rows, max(1, rows // max(1, hidden[0])))
+
+
+def _hip(x: Tensor) -> bool:
+    return capability(x.device) == (0, 0)
+
+
+def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``t.to(dtype)``, which takes long to find that there is nothing to do."""
+    return t if t.dtype == dtype else t.to(dtype)
 
 
 def _out_dtype(hidden: Tensor, residual: Tensor | None) -> torch.dtype:
@@ -68,21 +89,14 @@ def _out_dtype(hidden: Tensor, residual: Tensor | None) -> torch.dtype:
     "(Tensor hidden, Tensor weight, Tensor? bias, Tensor? residual, Tensor? scale) -> Tensor")
 def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None,
              scale: Tensor | None) -> Tensor:
-    from .kernel import gelu_linear_fwd_kernel
-
-    hidden = hidden.contiguous()
-    rows, per_sample = _rows(hidden)
-    n, k = weight.shape
+    hidden, n = hidden.contiguous(), weight.shape[0]
     out = hidden.new_empty((*hidden.shape[:-1], n), dtype=_out_dtype(hidden, residual))
-    config = _config(n, False, hidden.device)
-    launch(gelu_linear_fwd_kernel, (-(-rows // config.block_m),), hidden,
-           weight.to(hidden.dtype).contiguous(), hidden if bias is None else bias.contiguous(),
-           hidden if residual is None else residual.contiguous(),
-           hidden if scale is None else scale.contiguous(), out, rows, per_sample,
-           device=hidden.device, N=n, K=k, HAS_BIAS=int(bias is not None),
-           HAS_RESIDUAL=int(residual is not None), HAS_SCALE=int(scale is not None),
-           BLOCK_M=config.block_m, BLOCK_K=config.block_k, N_0=config.n_0, N_1=config.n_1,
-           num_warps=config.num_warps, num_stages=config.num_stages)
+    fwd = _plan("fwd", hidden.shape, n, _hip(hidden), HAS_BIAS=int(bias is not None),
+                HAS_RESIDUAL=int(residual is not None), HAS_SCALE=int(scale is not None))
+    fwd(hidden, _as(weight, hidden.dtype).contiguous(),
+        hidden if bias is None else bias.contiguous(),
+        hidden if residual is None else residual.contiguous(),
+        hidden if scale is None else scale.contiguous(), out, device=hidden.device)
     return out
 
 
@@ -99,27 +113,20 @@ def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
     "bool needs_bias) -> (Tensor, Tensor, Tensor)")
 def _backward(grad: Tensor, hidden: Tensor, weight: Tensor, scale: Tensor | None,
               needs_weight: bool, needs_bias: bool) -> tuple[Tensor, Tensor, Tensor]:
-    from .kernel import gelu_linear_bwd_kernel
-
     grad, hidden = grad.contiguous(), hidden.contiguous()
-    rows, per_sample = _rows(hidden)
     n, k = weight.shape
     dhidden = torch.empty_like(hidden)
-    act = optional_empty(hidden, needs_weight)
+    act = torch.empty_like(hidden) if needs_weight else hidden
     # The product of the weight's gradient reads what the kernel read, scaled and rounded.
     apart = (needs_weight or needs_bias) and (grad.dtype != hidden.dtype or scale is not None)
-    dout = grad.new_empty(grad.shape if apart else (0,), dtype=hidden.dtype)
-    config = _config(n, True, hidden.device)
-    launch(gelu_linear_bwd_kernel, (-(-rows // config.block_m),), grad, hidden,
-           weight.to(hidden.dtype).contiguous(), hidden if scale is None else scale.contiguous(),
-           dhidden, act, dout, rows, per_sample, device=hidden.device, N=n, K=k,
-           HAS_SCALE=int(scale is not None), NEEDS_ACT=int(needs_weight), NEEDS_OUT=int(apart),
-           BLOCK_M=config.block_m, BLOCK_K=config.block_k, N_0=config.n_0, N_1=config.n_1,
-           num_warps=config.num_warps, num_stages=config.num_stages)
-    dout = (dout if apart else grad).view(rows, n)
-    dweight = dout.T @ act.view(rows, k) if needs_weight else act
-    dbias = dout.sum(0) if needs_bias else dout.new_empty(0)
-    return dhidden, dweight, dbias
+    dout = torch.empty_like(grad, dtype=hidden.dtype) if apart else grad
+    bwd = _plan("bwd", hidden.shape, n, _hip(hidden), HAS_SCALE=int(scale is not None),
+                NEEDS_ACT=int(needs_weight), NEEDS_OUT=int(apart))
+    bwd(grad, hidden, _as(weight, hidden.dtype).contiguous(),
+        hidden if scale is None else scale.contiguous(), dhidden, act, dout, device=hidden.device)
+    dout = dout.view(-1, n)
+    return (dhidden, dout.T @ act.view(-1, k) if needs_weight else hidden.new_empty(0),
+            dout.sum(0) if needs_bias else hidden.new_empty(0))
 
 
 @_backward.register_fake
@@ -140,12 +147,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     hidden, weight, scale = ctx.saved_tensors
     bias_dtype, residual_dtype = ctx.dtypes
-    needs = ctx.needs_input_grad
-    dhidden, dweight, dbias = _backward(grad, hidden, weight, scale, needs[1],
-                                        bias_dtype is not None and needs[2])
-    return (dhidden if needs[0] else None, dweight.to(weight.dtype) if needs[1] else None,
-            dbias.to(bias_dtype) if needs[2] else None,
-            grad.to(residual_dtype) if needs[3] else None, None)
+    needs_hidden, needs_weight, needs_bias, needs_residual, _ = ctx.needs_input_grad
+    dhidden, dweight, dbias = _backward(grad, hidden, weight, scale, needs_weight, needs_bias)
+    return (dhidden if needs_hidden else None,
+            _as(dweight, weight.dtype) if needs_weight else None,
+            _as(dbias, bias_dtype) if needs_bias else None,
+            _as(grad, residual_dtype) if needs_residual else None, None)
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
@@ -173,20 +180,18 @@ def gelu_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None,
         ValueError: shapes, data types or devices do not fit.
         BackendError: the triton backend was asked for by name and cannot take the call.
     """
-    name = "gelu_linear"
-    if hidden.dim() < 2 or not hidden.is_floating_point():
-        raise ValueError(f"{name}: hidden must be floating-point [B, ..., K], got {hidden.dtype} "
-                         f"{list(hidden.shape)}")
-    if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1] or weight.device != hidden.device:
-        raise ValueError(f"{name}: weight must be [N, {hidden.shape[-1]}] on {hidden.device}, got "
+    shape, device, n = hidden.shape, hidden.device, weight.shape[:1]
+    if len(shape) < 2 or not hidden.is_floating_point():
+        raise ValueError(f"{NAME}: hidden must be floating-point [B, ..., K], got {hidden.dtype} "
+                         f"{list(shape)}")
+    if weight.shape != n + shape[-1:] or weight.device != device:
+        raise ValueError(f"{NAME}: weight must be [N, {shape[-1]}] on {device}, got "
                          f"{list(weight.shape)} on {weight.device}")
-    shapes = {"bias": (bias, [weight.shape[0]]),
-              "residual": (residual, [*hidden.shape[:-1], weight.shape[0]]),
-              "scale": (scale, [hidden.shape[0]])}
-    for what, (given, shape) in shapes.items():
-        if given is not None and (list(given.shape) != shape or given.device != hidden.device):
-            raise ValueError(f"{name}: {what} must be {shape} on {hidden.device}, got "
+    for what, given, wanted in (("bias", bias, n), ("residual", residual, shape[:-1] + n),
+                                ("scale", scale, shape[:1])):
+        if given is not None and (given.shape != wanted or given.device != device):
+            raise ValueError(f"{NAME}: {what} must be {list(wanted)} on {device}, got "
                              f"{list(given.shape)} on {given.device}")
-    if not use_triton(name, hidden.device, can_run_gelu_linear(hidden.dtype, weight.shape[0])):
+    if not use_triton(NAME, device, can_run_gelu_linear(hidden.dtype, n[0])):
         return gelu_linear_reference(hidden, weight, bias, residual, scale)
     return _forward(hidden, weight, bias, residual, scale)

@@ -78,6 +78,7 @@ def roi_align_fwd_kernel(
     out_ptr,  # [N, C, PH, PW]
     geometry_ptr,  # [N, 8] fp32
     found_ptr,  # [2, N, C, PH, PW] fp32, with MAXIMUM: y and x of every maximum
+    N,
     h0,
     w0,
     h1,
@@ -94,7 +95,6 @@ def roi_align_fwd_kernel(
     s3,
     s4,
     finest_scale,
-    N,
     B,
     C,
     L: tl.constexpr,
@@ -217,6 +217,51 @@ def roi_align_fwd_kernel(
 
 
 @triton.jit
+def _group(geometry_ptr, n, real, B):
+    """Level times images plus image; -1 where there is no region, or it takes no samples."""
+    at = geometry_ptr + n.to(tl.int64) * 8
+    level = tl.load(at, mask=real, other=-1.0)
+    image = tl.load(at + 1, mask=real, other=0.0)
+    return tl.where(level >= 0.0, level.to(tl.int32) * B + image.to(tl.int32), -1)
+
+
+@triton.jit(do_not_specialize=["N", "B"])
+def roi_align_order_kernel(
+    geometry_ptr,  # [N, 8] fp32
+    ordered_ptr,  # [N, 8] fp32: the same by group, in their own order within one
+    order_ptr,  # [N] int64: which region each row is
+    starts_ptr,  # [groups + 1] int32: group g owns rows starts[g] to starts[g + 1]
+    N,
+    B,
+    BLOCK_N: tl.constexpr,
+):
+    """Regions by level and image. Those without samples have no row; the last rows stay unwritten.
+
+    Grid: (groups + 1,); one program counts the regions of the groups before its own, BLOCK_N at a
+    time, and copies its own behind them. The last writes the number of all.
+    """
+    group = tl.program_id(0)
+    offs = tl.arange(0, BLOCK_N)
+    columns = tl.arange(0, 8)
+    row = 0
+    for chunk in range(0, N, BLOCK_N):
+        n = chunk + offs
+        other = _group(geometry_ptr, n, n < N, B)
+        row += tl.sum(((other >= 0) & (other < group)).to(tl.int32), 0)
+    tl.store(starts_ptr + group, row)
+    for chunk in range(0, N, BLOCK_N):
+        n = chunk + offs
+        mine = _group(geometry_ptr, n, n < N, B) == group
+        to = row + tl.cumsum(mine.to(tl.int32), 0) - 1
+        tl.store(order_ptr + to, n.to(tl.int64), mask=mine)
+        values = tl.load(geometry_ptr + n.to(tl.int64)[:, None] * 8 + columns[None, :],
+                         mask=mine[:, None], other=0.0)
+        tl.store(ordered_ptr + to.to(tl.int64)[:, None] * 8 + columns[None, :], values,
+                 mask=mine[:, None])
+        row += tl.sum(mine.to(tl.int32), 0)
+
+
+@triton.jit
 def _bins_that_meet(start, step, low, high, BINS: tl.constexpr):
     """First and last of the bins between two coordinates; all where bins are hardly apart."""
     apart = tl.abs(step) > 1e-3
@@ -259,16 +304,16 @@ def _weights(pixels, origin, step, grid, length, low, high):
 @triton.jit(do_not_specialize=["H", "W", "first_group", "stride_c", "stride_y"])
 def roi_align_bwd_kernel(
     grad_ptr,  # [N, PH PW, C]
-    geometry_ptr,  # [N, 8] fp32, in order of level and image
-    order_ptr,  # [N] int64: which region each row of geometry is
+    geometry_ptr,  # [N, 8] fp32, as the order kernel has it, and so are order and starts
+    order_ptr,  # [N] int64
     found_ptr,  # [2, N, PH PW, C] fp32, with MAXIMUM
-    starts_ptr,  # [groups + 1] int32: group g owns rows starts[g] to starts[g + 1]
+    starts_ptr,  # [groups + 1] int32
     dx_ptr,  # [B, C, H, W], any strides
+    N,
     H,
     W,
     C,
     first_group,  # the group of image 0 on this level
-    N,
     stride_b,
     stride_c,
     stride_y,

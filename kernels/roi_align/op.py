@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..autograd import operator
+from ..common import DTYPES, Form, form, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
-from ..launch import launch
+from ..launch import Program, program
 from .cpu import roi_align_cpu, roi_align_cpu_backward
 from .reference import Geometry, roi_align_reference, roi_geometry, roi_levels
 
 __all__ = ["can_run_roi_align", "multi_level_roi_align", "roi_align"]
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 #: The kernels take the maps as that many pointers.
 MAX_LEVELS = 5
@@ -25,12 +25,19 @@ MAX_LEVELS = 5
 #: Pixels along each side of the tile of a map that a program of the backward owns.
 TILE = 8
 
+#: Regions that a program of the order looks at at a time.
+BLOCK_ORDER = 1024
+
 
 def can_run_roi_align(feats: Sequence[Tensor], rois: Tensor) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    for tensor in (*feats, rois):
-        if tensor.dtype not in DTYPES:
-            return f"its kernels take float32, float16 and bfloat16, not {tensor.dtype}"
+    return _reason([form(feat) for feat in feats], rois.dtype)
+
+
+def _reason(feats: Sequence[Form], dtype: torch.dtype) -> Reason | None:
+    for kind in (*(feat.dtype for feat in feats), dtype):
+        if kind not in DTYPES:
+            return f"its kernels take float32, float16 and bfloat16, not {kind}"
     if len(feats) > MAX_LEVELS:
         return f"its kernels take up to {MAX_LEVELS} levels, not {len(feats)}"
     if max(max(feat.shape[2:]) for feat in feats) >= 2**24:
@@ -48,16 +55,46 @@ def _channels(c: int, most: int) -> int:
     return max(16, min(most, 1 << (c - 1).bit_length()))
 
 
+class _Forward(NamedTuple):
+    """What the forward launches of all numbers of regions have in common."""
+
+    program: Program
+    chunks: int  # of a region's bins
+    blocks: int  # of channels
+    numbers: tuple[float, ...]  # sizes and scales of the maps, images and channels
+
+
+@lru_cache(maxsize=1024)
+def _plan_forward(shapes: tuple[torch.Size, ...], dtype: torch.dtype, scales: tuple[float, ...],
+                  bins: tuple[int, int], sampling_ratio: int, maximum: bool, aligned: bool,
+                  finest_scale: float, has_levels: bool) -> _Forward:
+    from .kernel import roi_align_fwd_kernel
+
+    rest = MAX_LEVELS - len(shapes)
+    sizes = [s for shape in (*shapes, *[shapes[-1]] * rest) for s in shape[2:]]
+    (b, c), n = shapes[0][:2], bins[0] * bins[1]
+    # 128 bytes of a pixel, and 16 of them for each thread.
+    block_c = _channels(c, 128 // dtype.itemsize)
+    block_p = min(32 if dtype.itemsize == 4 else 16, next_power_of_2(n))
+    run = program(
+        roi_align_fwd_kernel, L=len(shapes), PH=bins[0], PW=bins[1], SAMPLES=sampling_ratio,
+        MAXIMUM=int(maximum), ALIGNED=int(aligned), HAS_LEVELS=int(has_levels), BLOCK_P=block_p,
+        BLOCK_C=block_c, num_warps=4)
+    return _Forward(run, -(-n // block_p), -(-c // block_c),
+                    (*sizes, *scales, *[0.0] * rest, finest_scale, b, c))
+
+
 @operator(
     "roi_align",
     "(Tensor[] feats, Tensor rois, Tensor? levels, float[] scales, SymInt bins_y, SymInt bins_x, "
     "SymInt sampling_ratio, bool maximum, bool aligned, float finest_scale, bool triton) "
-    "-> (Tensor, Tensor, Tensor)")
-def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: list[float],
+    "-> (Tensor, Tensor, Tensor)", saved=2)
+def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: Sequence[float],
              bins_y: int, bins_x: int, sampling_ratio: int, maximum: bool, aligned: bool,
              finest_scale: float, triton: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The result, its :class:`Geometry`, and where the maxima are; the last two for backward."""
-    rois = rois.to(torch.promote_types(rois.dtype, torch.float32))
+    if rois.dtype != torch.float32:
+        rois = rois.to(torch.promote_types(rois.dtype, torch.float32))
     if not triton:
         if levels is None:
             levels = roi_levels(rois, len(feats), finest_scale)
@@ -65,26 +102,19 @@ def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: l
                                 (bins_y, bins_x), sampling_ratio, aligned)
         out, found = roi_align_cpu(feats, where, (bins_y, bins_x), maximum)
         return out, where.pack(), found
-    from .kernel import roi_align_fwd_kernel
-
-    n, (b, c), bins = len(rois), feats[0].shape[:2], bins_y * bins_x
-    device, dtype = rois.device, feats[0].dtype
-    out = torch.empty((n, c, bins_y, bins_x), dtype=dtype, device=device)
-    geometry = torch.empty((n, 8), dtype=torch.float32, device=device)
-    found = torch.empty((2, *out.shape) if maximum else (0,), dtype=torch.float32, device=device)
+    first = feats[0]
+    plan = _plan_forward(tuple([feat.shape for feat in feats]), first.dtype, tuple(scales),
+                         (bins_y, bins_x), sampling_ratio, maximum, aligned, finest_scale,
+                         levels is not None)
+    n, c = rois.shape[0], first.shape[1]
+    out = first.new_empty((n, c, bins_y, bins_x))
+    geometry = rois.new_empty((n, 8))
+    found = rois.new_empty((2, n, c, bins_y, bins_x) if maximum else (0,))
     maps = [feat.contiguous(memory_format=torch.channels_last) for feat in feats]
     maps += [maps[-1]] * (MAX_LEVELS - len(maps))
-    sizes = [int(s) for feat in maps for s in feat.shape[2:]]
-    factors = list(scales) + [0.0] * (MAX_LEVELS - len(scales))
-    # 128 bytes of a pixel, and 16 of them for each thread.
-    block_c = _channels(c, 128 // dtype.itemsize)
-    block_p = min(32 if dtype.itemsize == 4 else 16, 1 << (bins - 1).bit_length())
-    launch(roi_align_fwd_kernel, (n * -(-bins // block_p), -(-c // block_c)), *maps,
-           rois.contiguous(), rois if levels is None else levels.float().contiguous(), out,
-           geometry, found, *sizes, *factors, float(finest_scale), n, b, c, device=device,
-           L=len(feats), PH=bins_y, PW=bins_x, SAMPLES=sampling_ratio, MAXIMUM=int(maximum),
-           ALIGNED=int(aligned), HAS_LEVELS=int(levels is not None), BLOCK_P=block_p,
-           BLOCK_C=block_c, num_warps=4)
+    plan.program((n * plan.chunks, plan.blocks), *maps, rois.contiguous(),
+                 rois if levels is None else levels.float().contiguous(), out, geometry, found,
+                 n, *plan.numbers, device=rois.device)
     return out, geometry, found
 
 
@@ -98,36 +128,68 @@ def _(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: list[flo
             out.new_empty((2, *out.shape) if maximum else (0,), dtype=dtype))
 
 
+class _Level(NamedTuple):
+    """What the backward launches of one level have in common for all numbers of regions."""
+
+    shape: tuple[int, int, int, int]
+    memory_format: torch.memory_format
+    grid: tuple[int, int, int]
+    numbers: tuple[int, ...]  # sizes, first group and strides
+
+
+class _Backward(NamedTuple):
+    """What the backward launches of all numbers of regions have in common."""
+
+    order: Program
+    gather: Program
+    images: int
+    levels: tuple[_Level, ...]
+
+
+@lru_cache(maxsize=1024)
+def _plan_backward(sizes: tuple[int, ...], channels_last: tuple[bool, ...], c: int,
+                   bins: tuple[int, int], dtype: torch.dtype, maximum: bool) -> _Backward:
+    from . import kernel
+
+    # Of maxima, whose places differ from channel to channel, 64 bytes of a pixel.
+    block_c = _channels(c, 64 // dtype.itemsize if maximum else 64)
+    gather = program(kernel.roi_align_bwd_kernel, PH=bins[0], PW=bins[1], MAXIMUM=int(maximum),
+                     TILE=TILE, BLOCK_N=32, BLOCK_C=block_c, num_warps=4)
+    levels = []
+    for level, last in enumerate(channels_last):
+        b, h, w = sizes[3 * level:3 * level + 3]
+        strides = (c * h * w, 1, w * c, c) if last else (c * h * w, h * w, w, 1)
+        levels.append(_Level(
+            (b, c, h, w), torch.channels_last if last else torch.contiguous_format,
+            (-(-h // TILE) * -(-w // TILE), b, -(-c // block_c)), (h, w, c, level * b, *strides)))
+    return _Backward(program(kernel.roi_align_order_kernel, BLOCK_N=BLOCK_ORDER, num_warps=8),
+                     gather, sizes[0], tuple(levels))
+
+
 @operator("roi_align_backward", "(Tensor grad, Tensor geometry, Tensor found, SymInt[] sizes, "
           "bool[] channels_last, bool triton) -> Tensor[]")
-def _backward(grad: Tensor, geometry: Tensor, found: Tensor, sizes: list[int],
-              channels_last: list[bool], triton: bool) -> list[Tensor]:
-    shapes = [(sizes[i], sizes[i + 1], sizes[i + 2]) for i in range(0, len(sizes), 3)]
+def _backward(grad: Tensor, geometry: Tensor, found: Tensor, sizes: Sequence[int],
+              channels_last: Sequence[bool], triton: bool) -> list[Tensor]:
     if not triton:
+        shapes = [(sizes[i], sizes[i + 1], sizes[i + 2]) for i in range(0, len(sizes), 3)]
         return roi_align_cpu_backward(grad, Geometry.unpack(geometry), found, shapes,
                                       channels_last)
-    from .kernel import roi_align_bwd_kernel
-
-    (n, c, bins_y, bins_x), b = grad.shape, shapes[0][0]
-    grads = []
+    (n, c, bins_y, bins_x), device, maximum = grad.shape, grad.device, found.numel() > 0
+    plan = _plan_backward(tuple(sizes), tuple(channels_last), c, (bins_y, bins_x), grad.dtype,
+                          maximum)
     # Regions by level and image, in their own order among each other: a tile's sums have one
     # order, and a program looks at the regions of its own map alone.
-    key, order = (geometry[:, 0] * b + geometry[:, 1]).int().sort(stable=True)
-    groups = torch.arange(len(shapes) * b + 1, dtype=torch.int32, device=grad.device)
-    starts = torch.searchsorted(key, groups, out_int32=True)
-    geometry = geometry[order]
-    grad, found = (t.flatten(-2).transpose(-1, -2).contiguous() if t.numel() else t
-                   for t in (grad, found))
-    # Of maxima, whose places differ from channel to channel, 64 bytes of a pixel.
-    block_c = _channels(c, 64 // grad.dtype.itemsize if found.numel() else 64)
-    for level, ((_, h, w), last) in enumerate(zip(shapes, channels_last)):
-        dx = torch.empty((b, c, h, w), dtype=grad.dtype, device=grad.device,
-                         memory_format=torch.channels_last if last else torch.contiguous_format)
-        tiles = -(-h // TILE) * -(-w // TILE)
-        launch(roi_align_bwd_kernel, (tiles, b, -(-c // block_c)), grad, geometry, order, found,
-               starts, dx, h, w, c, level * b, n, *dx.stride(), device=grad.device,
-               PH=bins_y, PW=bins_x, MAXIMUM=int(found.numel() > 0), TILE=TILE, BLOCK_N=32,
-               BLOCK_C=block_c, num_warps=4)
+    groups = len(plan.levels) * plan.images
+    ordered, order = torch.empty_like(geometry), geometry.new_empty(n, dtype=torch.int64)
+    starts = geometry.new_empty(groups + 1, dtype=torch.int32)
+    plan.order((groups + 1,), geometry, ordered, order, starts, n, plan.images, device=device)
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    if maximum:
+        found = found.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    grads = []
+    for shape, memory_format, grid, numbers in plan.levels:
+        dx = torch.empty(shape, dtype=grad.dtype, device=device, memory_format=memory_format)
+        plan.gather(grid, grad, ordered, order, found, starts, dx, n, *numbers, device=device)
         grads.append(dx)
     return grads
 
@@ -145,8 +207,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     feats = inputs[0]
     ctx.save_for_backward(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.sizes = [s for feat in feats for s in (feat.shape[0], *feat.shape[2:])]
-    ctx.channels_last = [_is_last(feat) for feat in feats]
+    ctx.sizes = tuple([s for feat in feats for s in (feat.shape[0], *feat.shape[2:])])
+    ctx.channels_last = tuple([_is_last(feat) for feat in feats])
     ctx.triton = inputs[-1]
 
 
@@ -168,11 +230,12 @@ def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _check(name: str, feats: Sequence[Tensor], rois: Tensor, sampling_ratio: int, pool_mode: str
-           ) -> None:
+def _check(name: str, feats: tuple[Form, ...], rois: torch.dtype, scales: tuple[float, ...],
+           sampling_ratio: int, pool_mode: str, finest_scale: float) -> Reason | None:
+    """Refuse what does not fit; why no kernel can run."""
     first = feats[0]
     for feat in feats:
-        if feat.dim() != 4 or not feat.is_floating_point() or 0 in feat.shape[2:]:
+        if len(feat.shape) != 4 or not feat.dtype.is_floating_point or 0 in feat.shape[2:]:
             raise ValueError(f"{name}: a map must be floating-point [B, C, H, W] of at least one "
                              f"pixel, got {feat.dtype} {list(feat.shape)}")
         if feat.shape[:2] != first.shape[:2] or feat.dtype != first.dtype or \
@@ -181,20 +244,28 @@ def _check(name: str, feats: Sequence[Tensor], rois: Tensor, sampling_ratio: int
                              f"of the first, {list(first.shape[:2])} {first.dtype} "
                              f"{first.device}, got {list(feat.shape[:2])} {feat.dtype} "
                              f"{feat.device}")
-    if rois.dim() != 2 or rois.shape[1] != 5 or not rois.is_floating_point() or \
-            rois.device != first.device:
-        raise ValueError(f"{name}: rois must be floating-point [N, 5] (image, x1, y1, x2, y2) on "
-                         f"{first.device}, got {rois.dtype} {list(rois.shape)} on {rois.device}")
     if pool_mode not in ("avg", "max"):
         raise ValueError(f"{name}: pool_mode must be 'avg' or 'max', got {pool_mode!r}")
     if sampling_ratio < 0:
         raise ValueError(f"{name}: sampling_ratio must not be negative, got {sampling_ratio}")
-    if rois.device.type == "cpu" and not tracing() and len(rois):
-        images = rois[:, 0]
-        wrong = ~((images >= 0) & (images < first.shape[0]))
-        if wrong.any():
-            raise ValueError(f"{name}: image {images[wrong][0].item():g} of a region is not one "
-                             f"of the {first.shape[0]} of the maps")
+    if not (finest_scale > 0 and all(s > 0 and math.isfinite(s) for s in scales)):
+        raise ValueError(f"{name}: scales must be positive, got finest_scale={finest_scale}, "
+                         f"spatial_scales={list(scales)}")
+    return _reason(feats, rois)
+
+
+#: The same with a memory for those of other maps; a trace has sizes that are no numbers.
+_checked = lru_cache(maxsize=2048)(_check)
+
+
+def _check_images(name: str, rois: Tensor, images: int) -> None:
+    """Refuse regions of images that are not there, where reading them makes nobody wait."""
+    of = rois[:, 0]
+    low, high = of.aminmax()
+    if not (low >= 0 and high < images):  # one is NaN where any number is
+        wrong = ~((of >= 0) & (of < images))
+        raise ValueError(f"{name}: image {of[wrong][0].item():g} of a region is not one of the "
+                         f"{images} of the maps")
 
 
 def multi_level_roi_align(
@@ -265,21 +336,28 @@ def roi_align(input: Tensor, rois: Tensor, output_size: int | Sequence[int],
 def _run(name: str, feats: Sequence[Tensor], rois: Tensor, output_size: int | Sequence[int],
          spatial_scales: Sequence[float], sampling_ratio: int, pool_mode: str, aligned: bool,
          finest_scale: float, levels: Tensor | None) -> Tensor:
-    feats, scales = list(feats), [float(s) for s in spatial_scales]
+    feats, scales = list(feats), tuple(map(float, spatial_scales))
     if not feats or len(scales) != len(feats):
         raise ValueError(f"{name}: expected one spatial scale for each of one map or more, got "
                          f"{len(scales)} for {len(feats)} maps")
-    _check(name, feats, rois, sampling_ratio, pool_mode)
+    reason = (_check if tracing() else _checked)(
+        name, tuple(map(form, feats)), rois.dtype, scales, sampling_ratio, pool_mode, finest_scale)
+    device = feats[0].device
+    if rois.dim() != 2 or rois.shape[1] != 5 or not rois.is_floating_point() or \
+            rois.device != device:
+        raise ValueError(f"{name}: rois must be floating-point [N, 5] (image, x1, y1, x2, y2) on "
+                         f"{device}, got {rois.dtype} {list(rois.shape)} on {rois.device}")
     bins = _pair(name, output_size)
     if levels is not None and levels.shape != rois.shape[:1]:
         raise ValueError(f"{name}: levels must be [{len(rois)}], one for each region, got "
                          f"{list(levels.shape)}")
-    if not (finest_scale > 0 and all(s > 0 and math.isfinite(s) for s in scales)):
-        raise ValueError(f"{name}: scales must be positive, got finest_scale={finest_scale}, "
-                         f"spatial_scales={scales}")
-    triton = use_triton("roi_align", rois.device, can_run_roi_align(feats, rois))
-    if not triton and rois.device.type != "cpu":
-        return roi_align_reference(feats, rois, bins, scales, sampling_ratio, pool_mode, aligned,
-                                   finest_scale, levels)
-    return _forward(feats, rois.detach(), levels, scales, *bins, int(sampling_ratio),
-                    pool_mode == "max", bool(aligned), float(finest_scale), triton)[0]
+    triton = use_triton("roi_align", device, reason)
+    if not triton:
+        if device.type != "cpu":
+            return roi_align_reference(feats, rois, bins, scales, sampling_ratio, pool_mode,
+                                       aligned, finest_scale, levels)
+        if not tracing() and len(rois):
+            _check_images(name, rois, feats[0].shape[0])
+    return _forward(feats, rois.detach() if rois.requires_grad else rois, levels, scales, *bins,
+                    int(sampling_ratio), pool_mode == "max", bool(aligned), float(finest_scale),
+                    triton)

@@ -1,10 +1,10 @@
 """Window attention in plain torch, tuned.
 
-Where a backward will follow, padding, rolling, cutting into windows and splitting into heads are
-one gather of ``d``-wide rows, and all of it is undone by one more, so that the products run on
-contiguous operands. Gathers are each other's gradients, which autograd would turn into scatters;
-hence the backward by hand. Without a backward tokens are gathered whole, and torch's fused
-attention takes the heads where they lie; it has no gradient for a bias.
+Where a backward will follow, one row of windows at a time: its queries, keys, values and scores
+stay in the cache from the gather of ``d``-wide rows that pads, rolls, cuts into windows and splits
+into heads to the one that undoes all of it. Gathers are each other's gradients, which autograd
+would turn into scatters; hence the backward by hand. Without a backward tokens are gathered whole,
+and torch's fused attention takes the heads where they lie; it has no gradient for a bias.
 """
 
 from __future__ import annotations
@@ -25,108 +25,120 @@ __all__ = ["window_attention_cpu"]
 CACHED_BYTES = 2**20
 
 
-class _Map(NamedTuple):
-    """A batch of maps of ``H x W`` tokens under windows of side ``w``, rolled by ``shift``."""
+class _Strip(NamedTuple):
+    """A row of windows: its image, its place among the image's, the map's row under each of its
+    ``w`` rows (past the last one where padded), and whether the map is rolled around in it."""
 
-    B: int
-    H: int
-    W: int
-    w: int
-    shift: int
-    heads: int
-    device: torch.device
+    image: int
+    down: int
+    rows: list[int]
+    wraps: bool
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Windows down and across the padded map."""
-        return -(-self.H // self.w), -(-self.W // self.w)
 
-    def token_rows(self, parts: int) -> Tensor:
-        """For rows ``[parts, B, windows, heads, T]`` of windows, the row ``[B, H * W, parts,
-        heads]`` of the map that each comes from; a padded one gets that of some real token."""
-        (down, across), w, dev = self.grid, self.w, self.device
-        r = (torch.arange(down * w, device=dev) + self.shift) % (down * w)
-        c = (torch.arange(across * w, device=dev) + self.shift) % (across * w)
-        per_token = parts * self.heads
-        r = r.clamp(max=self.H - 1).view(down, 1, 1, w, 1) * (self.W * per_token)
-        c = c.clamp(max=self.W - 1).view(across, 1, 1, w) * per_token
-        part = torch.arange(parts, device=dev).view(parts, 1, 1, 1, 1, 1, 1) * self.heads
-        b = torch.arange(self.B, device=dev).view(-1, 1, 1, 1, 1, 1) * (self.H * self.W * per_token)
-        head = torch.arange(self.heads, device=dev).view(-1, 1, 1)
-        return (part + b + (r + (c + head))).flatten()
+class _Map:
+    """A batch of maps of ``H x W`` tokens of ``heads`` times ``d`` channels, under windows of side
+    ``w``, rolled by ``shift``."""
 
-    def _places(self, parts: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Row of windows = sum of a term of (batch), one of the padded map, one of (part, head)."""
-        (down, across), w, dev = self.grid, self.w, self.device
-        area = w * w
-        r = (torch.arange(down * w, device=dev) - self.shift) % (down * w)
-        c = (torch.arange(across * w, device=dev) - self.shift) % (across * w)
-        r = r // w * (across * self.heads * area) + r % w * w
-        c = c // w * (self.heads * area) + c % w
-        image = down * across * self.heads * area
-        part = torch.arange(parts, device=dev)[:, None] * (self.B * image)
-        head = part + torch.arange(self.heads, device=dev) * area
-        return torch.arange(self.B, device=dev) * image, r[:, None] + c, head
+    def __init__(self, B: int, H: int, W: int, w: int, shift: int, heads: int) -> None:
+        self.B, self.H, self.W, self.w, self.shift, self.heads = B, H, W, w, shift, heads
+        self.down, self.across = -(-H // w), -(-W // w)
+        late = torch.arange(w) >= w - shift
+        rows, columns = late[:, None].expand(w, w).flatten(), late.repeat(w)
+        #: Added to scores ``[T, T]`` of a query and a key from different sides of the border.
+        self.row_mask = (rows[:, None] != rows) * MASK_VALUE
+        self.column_mask = (columns[:, None] != columns) * MASK_VALUE
 
-    def window_rows(self, parts: int) -> Tensor:
-        """For rows ``[B, H * W, parts, heads]`` of the map, where each lies in windows."""
-        b, place, head = self._places(parts)
-        place = place[:self.H, :self.W].reshape(-1, 1, 1) + head
-        return (b.view(-1, 1, 1, 1) + place).flatten()
+    def strips(self) -> Iterator[_Strip]:
+        """All rows of windows, in the order of windows."""
+        height = self.down * self.w
+        for image in range(self.B):
+            for i in range(self.down):
+                first = i * self.w + self.shift
+                yield _Strip(image, i, [r % height for r in range(first, first + self.w)],
+                             self.shift > 0 and i == self.down - 1)
 
-    def pad_rows(self, parts: int) -> Tensor:
-        """``[parts * heads, padded tokens of the batch]``: where those lie in windows."""
-        b, place, head = self._places(parts)
-        place = torch.cat([place[:self.H, self.W:].flatten(), place[self.H:].flatten()])
-        return head.reshape(-1, 1) + (b[:, None] + place).flatten()
+    def reads(self, parts: int) -> Tensor:
+        """For windows ``[parts, across, heads, 1, w]`` of a strip the row of ``d`` numbers that
+        lies there, counted from the start of the map's row; a padded one gets that of some token.
+        """
+        c = (torch.arange(self.across * self.w) + self.shift) % (self.across * self.w)
+        c = c.clamp(max=self.W - 1).view(self.across, 1, 1, self.w) * (parts * self.heads)
+        return c + torch.arange(parts * self.heads).view(parts, 1, self.heads, 1, 1)
 
-    def pad_(self, x: Tensor, pad: Tensor) -> None:
-        """Write ``pad`` ``[3C]`` into the padded tokens of ``x`` ``[3, B, windows, heads, T, d]``
-        in place."""
-        (down, across), w = self.grid, self.w
-        x = x.view(3, self.B, down, across, self.heads, w, w, x.shape[-1])
-        pad = pad.view(3, 1, 1, self.heads, 1, -1)
-        for c in range(self.W, across * w):
-            c = (c - self.shift) % (across * w)
-            x[:, :, :, c // w, :, :, c % w] = pad
-        for r in range(self.H, down * w):
-            r = (r - self.shift) % (down * w)
-            x[:, :, r // w, :, :, r % w] = pad
+    def writes(self, parts: int) -> Tensor:
+        """For rows ``[w, W, parts, heads]`` of ``d`` numbers of a strip's part of the map, where
+        in its windows ``[parts, across, heads, w, w]`` each lies."""
+        area = self.w * self.w
+        c = (torch.arange(self.W) - self.shift) % (self.across * self.w)
+        c = (c // self.w * (self.heads * area) + c % self.w).view(-1, 1, 1)
+        part = torch.arange(parts).view(-1, 1) * (self.across * self.heads * area)
+        return torch.arange(self.w).view(-1, 1, 1, 1) * self.w + (
+            c + (part + torch.arange(self.heads) * area))
 
-    def masks(self) -> tuple[Tensor, Tensor]:
-        """Where a query and a key lie on different sides of the rolled border, ``[T, T]``: in the
-        last row of windows, and in the last column. In the corner either will do."""
-        late = torch.arange(self.w, device=self.device) >= self.w - self.shift
-        r = late[:, None].expand(self.w, self.w).flatten()
-        c = late.repeat(self.w)
-        return r[:, None] != r, c[:, None] != c
+    def cut(self, x: Tensor, strip: _Strip, reads: Tensor, pad: Tensor) -> Tensor:
+        """``[parts, across * heads, T, d]`` of a strip of ``x`` ``[B, H * W, parts * heads * d]``,
+        ``pad`` ``[parts * heads * d]`` where padded."""
+        parts = len(reads)
+        per_row = self.W * parts * self.heads
+        rows = torch.tensor([(strip.image * self.H + min(r, self.H - 1)) * per_row
+                             for r in strip.rows])
+        out = x.reshape(-1, x.shape[2] // (parts * self.heads)).index_select(
+            0, (reads + rows.view(-1, 1)).flatten())
+        for padded in self.pads(out, strip):
+            padded.copy_(pad.view(parts, 1, self.heads, 1, -1))
+        return out.view(parts, self.across * self.heads, self.w * self.w, -1)
 
-    def mask_(self, scores: Tensor) -> None:
-        """Add the shift mask to ``scores`` ``[B * windows, heads, T, T]`` in place."""
-        rows, columns = self.masks()
-        s = scores.view(self.B, *self.grid, *scores.shape[1:])
-        s[:, :, -1] += columns * MASK_VALUE
-        s[:, -1, :-1] += rows * MASK_VALUE
-        s[:, -1, -1] += (rows & ~columns) * MASK_VALUE
+    def pads(self, x: Tensor, strip: _Strip) -> Iterator[Tensor]:
+        """Views ``[parts, n, heads, w, d]`` of what is padded in windows ``x`` of a strip. A token
+        may lie in two of them."""
+        x = x.view(-1, self.across, self.heads, self.w, self.w, x.shape[-1])
+        for c in range(self.W, self.across * self.w):
+            c = (c - self.shift) % (self.across * self.w)
+            yield x[:, c // self.w:c // self.w + 1, :, :, c % self.w]
+        for k, r in enumerate(strip.rows):
+            if r >= self.H:
+                yield x[:, :, :, k]
+
+    def paste(self, x: Tensor, strip: _Strip, writes: Tensor, out: Tensor) -> None:
+        """Put windows ``x`` ``[parts, across * heads, T, d]`` back into a map ``out``
+        ``[B, H * W, parts * heads * d]``."""
+        x = x.view(-1, x.shape[-1])
+        # The strip's rows of the map are one run, or two where the map is rolled around.
+        second = strip.rows.index(0) if 0 in strip.rows else 0
+        for start, stop in ((0, second), (second, self.w)):
+            rows = [r for r in strip.rows[start:stop] if r < self.H]
+            if rows:
+                to = out[strip.image, rows[0] * self.W:(rows[-1] + 1) * self.W]
+                torch.index_select(x, 0, writes[start:start + len(rows)].flatten(),
+                                   out=to.view(-1, x.shape[1]))
 
     def groups(self, bias: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Windows that share a mask: the token ``[n, T]`` at each of their places (``B * H * W``
         where padded) and what is added to their scores, ``[heads, T, T]``."""
-        (down, across), w, dev = self.grid, self.w, self.device
-        r = (torch.arange(down * w, device=dev) + self.shift) % (down * w)
-        c = (torch.arange(across * w, device=dev) + self.shift) % (across * w)
-        image = torch.arange(self.B, device=dev).view(-1, 1, 1) * (self.H * self.W)
-        token = image + r[:, None] * self.W + c
+        w, height, width = self.w, self.down * self.w, self.across * self.w
+        r = (torch.arange(height) + self.shift) % height
+        c = (torch.arange(width) + self.shift) % width
+        token = torch.arange(self.B).view(-1, 1, 1) * (self.H * self.W) + r[:, None] * self.W + c
         token.masked_fill_((r >= self.H)[:, None] | (c >= self.W), self.B * self.H * self.W)
-        token = token.view(self.B, down, w, across, w).transpose(2, 3).flatten(3)
+        token = token.view(self.B, self.down, w, self.across, w).transpose(2, 3).flatten(3)
         if not self.shift:
             yield token.flatten(0, 2), bias
             return
-        rows, columns = (mask * MASK_VALUE for mask in self.masks())
         yield token[:, :-1, :-1].flatten(0, 2), bias
-        yield token[:, :-1, -1].flatten(0, 1), bias + columns
-        yield token[:, -1, :-1].flatten(0, 1), bias + rows
-        yield token[:, -1, -1], bias + torch.minimum(rows, columns)
+        yield token[:, :-1, -1].flatten(0, 1), bias + self.column_mask
+        yield token[:, -1, :-1].flatten(0, 1), bias + self.row_mask
+        yield token[:, -1, -1], bias + torch.minimum(self.row_mask, self.column_mask)
+
+    def add_(self, scores: Tensor, strip: _Strip, bias: Tensor) -> None:
+        """Add bias and shift mask to ``scores`` ``[across, heads, T, T]`` in place."""
+        scores += bias
+        if not self.shift:
+            return
+        if strip.wraps:
+            scores[:-1] += self.row_mask
+            scores[-1] += torch.minimum(self.row_mask, self.column_mask)
+        else:
+            scores[-1] += self.column_mask
 
 
 def _without_backward(qkv: Tensor, bias: Tensor, pad: Tensor, m: _Map, scale: float) -> Tensor:
@@ -154,101 +166,104 @@ def _without_backward(qkv: Tensor, bias: Tensor, pad: Tensor, m: _Map, scale: fl
 # minutes, and autograd's saved tensors are outputs because a custom op can save nothing else.
 @operator("window_attention_cpu", "(Tensor qkv, Tensor bias, Tensor pad, SymInt H, SymInt W, "
           "SymInt heads, SymInt w, SymInt shift, float scale, float dropout_p, bool save) "
-          "-> (Tensor, Tensor, Tensor, Tensor)")
+          "-> (Tensor, Tensor, Tensor)")
 def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, H: int, W: int, heads: int, w: int,
              shift: int, scale: float, dropout_p: float, save: bool
-             ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+             ) -> tuple[Tensor, Tensor, Tensor]:
     """The same products in the same data types as MMDetection's, fewer copies.
 
-    Returns the result, and for the backward (with ``save``) q, k, v by windows, the weights, and
-    what was kept of them.
+    Returns the result, and for the backward (with ``save``) the weights ``[B, down, across, heads,
+    T, T]`` and what was kept of them.
     """
-    m = _Map(qkv.shape[0], H, W, w, shift, heads, qkv.device)
-    area, d = w * w, qkv.shape[2] // (3 * heads)
+    m, area = _Map(qkv.shape[0], H, W, w, shift, heads), w * w
     wide = torch.promote_types(qkv.dtype, bias.dtype)
-    nothing, keep = qkv.new_empty(0), qkv.new_empty(0, dtype=wide)
-    if not save and not dropout_p and qkv.device.type == "cpu":
-        return _without_backward(qkv, bias.to(wide), pad, m, scale), nothing, keep, keep.clone()
-    x = qkv.reshape(-1, d).index_select(0, m.token_rows(3))
-    m.pad_(x, pad)
-    q, k, v = x.view(3, -1, area, d)
-    q.mul_(scale)
-    with torch.autocast(x.device.type, enabled=False):
-        p = torch.bmm(q, k.mT).view(-1, heads, area, area).to(wide).add_(bias)
-        if shift:
-            m.mask_(p)
-        torch.softmax(p, -1, out=p)
-        weights = p
-        if dropout_p:  # noise as F.dropout draws it for a tensor of this shape
-            keep = F.dropout(torch.ones_like(p), dropout_p)
-            weights = p * keep
-        out = torch.bmm(weights.to(v.dtype).view(-1, area, area), v)
-    if not save:
-        x, p, keep = nothing, p.new_empty(0), keep.new_empty(0)
-    out = out.view(-1, d).index_select(0, m.window_rows(1)).view(m.B, H * W, heads * d)
-    return out, x, p, keep
+    keep = qkv.new_empty(0, dtype=wide)
+    if not save and not dropout_p:
+        out = _without_backward(qkv, bias.to(wide), pad, m, scale)
+        return out, keep, keep.clone()
+    reads, writes = m.reads(3), m.writes(1)
+    shape = m.B, m.down, m.across, heads, area, area
+    if dropout_p:  # noise as F.dropout draws it for a tensor of this shape
+        keep = F.dropout(keep.new_ones(shape), dropout_p)
+    p = keep.new_empty(shape if save else 0)
+    out = qkv.new_empty(qkv.shape[0], H * W, qkv.shape[2] // 3)
+    for strip in m.strips():
+        q, k, v = m.cut(qkv, strip, reads, pad)
+        q.mul_(scale)
+        with torch.autocast("cpu", enabled=False):
+            scores = torch.bmm(q, k.mT).view(shape[2:]).to(wide)
+            m.add_(scores, strip, bias)
+            weights = torch.softmax(scores, -1, out=p[strip[:2]] if save else None)
+            if dropout_p:
+                weights = weights * keep[strip[:2]]
+            x = torch.bmm(weights.to(v.dtype).view(-1, area, area), v)
+        m.paste(x, strip, writes, out)
+    return out, p, keep if save else keep.new_empty(0)
 
 
 @_forward.register_fake
 def _(qkv: Tensor, bias: Tensor, pad: Tensor, H: int, W: int, heads: int, w: int, shift: int,
-      scale: float, dropout_p: float, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    area, c = w * w, qkv.shape[2] // 3
-    windows = qkv.shape[0] * ((H + w - 1) // w) * ((W + w - 1) // w)
+      scale: float, dropout_p: float, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    b, area, c = qkv.shape[0], w * w, qkv.shape[2] // 3
+    shape = b, (H + w - 1) // w, (W + w - 1) // w, heads, area, area
     wide = torch.promote_types(qkv.dtype, bias.dtype)
-    p = qkv.new_empty((windows, heads, area, area) if save else 0, dtype=wide)
-    return (qkv.new_empty((qkv.shape[0], H * W, c)),
-            qkv.new_empty((3 * windows * heads * area, c // heads) if save else 0), p,
+    p = qkv.new_empty(shape if save else 0, dtype=wide)
+    return (qkv.new_empty((b, H * W, c)), p,
             torch.empty_like(p) if dropout_p and save else p.new_empty(0))
 
 
-@operator("window_attention_cpu_backward", "(Tensor grad, Tensor x, Tensor p, Tensor keep, "
-          "SymInt H, SymInt W, SymInt heads, SymInt w, SymInt shift, float scale, "
+@operator("window_attention_cpu_backward", "(Tensor grad, Tensor qkv, Tensor pad, Tensor p, "
+          "Tensor keep, SymInt H, SymInt W, SymInt heads, SymInt w, SymInt shift, float scale, "
           "bool needs_bias, bool needs_pad) -> (Tensor, Tensor, Tensor)")
-def _backward(grad: Tensor, x: Tensor, p: Tensor, keep: Tensor, H: int, W: int, heads: int,
-              w: int, shift: int, scale: float, needs_bias: bool, needs_pad: bool
+def _backward(grad: Tensor, qkv: Tensor, pad: Tensor, p: Tensor, keep: Tensor, H: int, W: int,
+              heads: int, w: int, shift: int, scale: float, needs_bias: bool, needs_pad: bool
               ) -> tuple[Tensor, Tensor, Tensor]:
-    m = _Map(grad.shape[0], H, W, w, shift, heads, grad.device)
-    area, d = w * w, x.shape[1]
-    q, k, v = x.view(3, -1, area, d)
-    g = grad.reshape(-1, d).index_select(0, m.token_rows(1))
-    g = g.index_fill_(0, m.pad_rows(1).flatten(), 0).view(-1, area, d)
-    dx = torch.empty_like(x)
-    dq, dk, dv = dx.view(3, -1, area, d)
-    dropped = keep.numel() > 0
-    with torch.autocast(grad.device.type, enabled=False):
-        weights = (p * keep if dropped else p).to(x.dtype).view(-1, area, area)
-        torch.bmm(weights.mT, g, out=dv)
-        dp = torch.bmm(g, v.mT).view_as(p).to(p.dtype)
-        if dropped:
-            dp = dp.mul_(keep)
-        ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-        dbias = ds.sum(0) if needs_bias else p.new_empty(0)
-        ds = ds.to(x.dtype).view(-1, area, area)
-        torch.bmm(ds, k, out=dq)
-        dq.mul_(scale)
-        torch.bmm(ds.mT, q, out=dk)
-    dpad = x.new_empty(0)
-    if needs_pad:
-        rows = m.pad_rows(3)[heads:]  # no output depends on a padded query
-        dpad = dx.index_select(0, rows.flatten()).view(*rows.shape, d).sum(1).flatten()
-        dpad = torch.cat([dpad.new_zeros(heads * d), dpad])
-    dqkv = dx.index_select(0, m.window_rows(3)).view(m.B, H * W, 3 * heads * d)
-    return dqkv, dbias, dpad
+    m, area = _Map(qkv.shape[0], H, W, w, shift, heads), w * w
+    reads, reads_grad, writes = m.reads(3), m.reads(1), m.writes(3)
+    zeros = grad.new_zeros(grad.shape[2])
+    dqkv = qkv.new_empty(qkv.shape)
+    dbias = p.new_zeros(p.shape[3:] if needs_bias else 0)
+    dpad = qkv.new_zeros((3, heads, qkv.shape[2] // (3 * heads)) if needs_pad else 0)
+    for strip in m.strips():
+        q, k, v = m.cut(qkv, strip, reads, pad)
+        q.mul_(scale)
+        g, = m.cut(grad, strip, reads_grad, zeros)
+        dx = qkv.new_empty(3, *q.shape)
+        dq, dk, dv = dx
+        weights = p[strip[:2]]
+        with torch.autocast("cpu", enabled=False):
+            kept = (weights * keep[strip[:2]] if keep.numel() else weights).to(q.dtype)
+            torch.bmm(kept.view(-1, area, area).mT, g, out=dv)
+            dp = torch.bmm(g, v.mT).view_as(weights).to(p.dtype)
+            if keep.numel():
+                dp = dp.mul_(keep[strip[:2]])
+            ds = torch.ops.aten._softmax_backward_data(dp, weights, -1, p.dtype)
+            if needs_bias:
+                dbias += ds.sum(0)
+            ds = ds.to(q.dtype).view(-1, area, area)
+            torch.bmm(ds, k, out=dq)
+            dq.mul_(scale)
+            torch.bmm(ds.mT, q, out=dk)
+        m.paste(dx, strip, writes, dqkv)
+        if needs_pad:
+            dq.zero_()  # no output depends on a padded query
+            for padded in m.pads(dx, strip):
+                dpad += padded.sum((1, 3))
+                padded.zero_()
+    return dqkv, dbias, dpad.flatten()
 
 
 @_backward.register_fake
-def _(grad: Tensor, x: Tensor, p: Tensor, keep: Tensor, H: int, W: int, heads: int, w: int,
-      shift: int, scale: float, needs_bias: bool, needs_pad: bool
+def _(grad: Tensor, qkv: Tensor, pad: Tensor, p: Tensor, keep: Tensor, H: int, W: int,
+      heads: int, w: int, shift: int, scale: float, needs_bias: bool, needs_pad: bool
       ) -> tuple[Tensor, Tensor, Tensor]:
-    c = 3 * heads * x.shape[1]
-    return (x.new_empty((grad.shape[0], H * W, c)),
-            p.new_empty((heads, w * w, w * w) if needs_bias else 0),
-            x.new_empty(c if needs_pad else 0))
+    return (qkv.new_empty(qkv.shape), p.new_empty(p.shape[3:] if needs_bias else 0),
+            qkv.new_empty(qkv.shape[2] if needs_pad else 0))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, bias, pad, *ctx.map, _, _ = inputs
-    ctx.save_for_backward(*output[1:])
+    qkv, bias, pad, *ctx.map, _, _ = inputs
+    ctx.save_for_backward(qkv, pad, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.types = bias.dtype, pad.dtype

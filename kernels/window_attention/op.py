@@ -13,6 +13,7 @@ from ..common import autocasting, dtype_reason, next_power_of_2, partial_sums
 from ..dispatch import Reason, use_triton
 from ..launch import Program, capability, dot_precision, launch, num_sms
 from .cpu import window_attention_cpu
+from .reference import window_attention_reference
 
 __all__ = ["can_run_window_attention", "window_attention"]
 
@@ -393,7 +394,8 @@ def window_attention(
         qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
     reason = can_run_window_attention(qkv, window_size, num_heads, index, dropout_p)
     if not use_triton("window_attention", qkv.device, reason):
-        return window_attention_cpu(
+        on_cpu = qkv.device.type == "cpu"
+        return (window_attention_cpu if on_cpu else window_attention_reference)(
             qkv, relative_position_bias_table, hw, num_heads=num_heads, window_size=window_size,
             shift=shift, scale=scale, pad_value=pad_value, dropout_p=dropout_p,
             relative_position_index=index)

@@ -153,7 +153,7 @@ def test_a_fused_block_compiles_whole():
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("name", ["swin", "pvt"])
+@pytest.mark.parametrize("name", ["swin", "pvt", "pvt-conv"])
 def test_kernels_of_a_block(kernel_device, name):
     """A block on its kernels under autocast, forward and backward, against its parts one by one."""
     torch.manual_seed(0)
@@ -162,6 +162,11 @@ def test_kernels_of_a_block(kernel_device, name):
     with torch.autocast(kernel_device.type, torch.bfloat16):
         with Seen() as seen:
             out, grads = run(block, x)
+        if name == "swin":
+            block.with_cp = True
+            again, again_grads = run(block, x)
+            assert torch.equal(again, out)
+            assert all(map(torch.equal, again_grads, grads))
         for part in parts(block).values():
             watch(part)
         want, want_grads = run(block, x)

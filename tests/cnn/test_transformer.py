@@ -16,6 +16,7 @@ from fastdet.cnn.bricks.transformer import (
     build_feedforward_network,
     build_transformer_layer_sequence,
 )
+from fastdet.kernels import dispatch
 
 ATTN = {"type": "MultiheadAttention", "embed_dims": 16, "num_heads": 2}
 
@@ -215,6 +216,22 @@ def test_patch_merging_is_unfold(kwargs):
     assert got.shape[1] == hw[0] * hw[1]
     cotangent = torch.randn_like(got)
     torch.testing.assert_close(*(torch.autograd.grad(y, x, cotangent)[0] for y in (got, want)))
+
+
+def test_patch_merging_is_one_operator_unless_someone_looks_in_between():
+    merge, x = PatchMerging(4, 6), torch.randn(2, 7 * 9, 4)
+    seen = []
+    with torch.autocast("cpu", torch.bfloat16), \
+            dispatch.observe(lambda name, *_: seen.append(name)):
+        want, hw = merge(x, (7, 9))
+        types = []
+        merge.reduction.register_forward_pre_hook(lambda m, args: types.append(args[0].dtype))
+        assert torch.equal(merge(x, (7, 9))[0], want)
+        merge.norm.register_forward_hook(lambda m, args, out: types.append(out.dtype))
+        assert torch.equal(merge(x, (7, 9))[0], want)
+    assert hw == (4, 5)
+    assert seen == ["merge_layer_norm"] * 2
+    assert types == [torch.float32] * 3  # not what autocast makes of it behind the hook
 
 
 def test_patch_merging_errors():

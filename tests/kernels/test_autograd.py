@@ -84,9 +84,43 @@ def test_checkpointing_computes_it_again(traced):
     assert not traced
 
 
-def test_a_second_derivative_is_refused_and_not_zero():
+@operator("test_squared", "(Tensor x) -> (Tensor, Tensor)", saved=1)
+def squared(x):
+    """``x**2``, and for the backward pass alone ``x``."""
+    return x * x, x.clone()
+
+
+@squared.register_fake
+def _(x):
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+def _squared_context(ctx, inputs, output):
+    ctx.save_for_backward(output[1])
+    ctx.set_materialize_grads(False)
+
+
+squared.register_autograd(lambda ctx, grad, *_: _backward(grad, *ctx.saved_tensors, 1.0),
+                          setup_context=_squared_context)
+
+
+def test_what_is_saved_is_no_result():
+    x, wanted = leaf(), [1, 4, 9]
+    assert squared(x.detach()).tolist() == wanted
+    for call in (squared, torch.compile(squared, fullgraph=True, backend="aot_eager"),
+                 lambda x: checkpoint(squared, x, use_reentrant=False)):
+        out = call(x)
+        assert out.tolist() == wanted
+        assert torch.autograd.grad(out.sum(), x)[0].tolist() == [2, 4, 6]
+    torch.library.opcheck(squared.traced, (leaf(),))
+
+
+@pytest.mark.parametrize("call", [lambda x: scaled(x, 2.0)[0], squared,
+                                  lambda x: squared.traced(x)[0],
+                                  lambda x: checkpoint(squared, x, use_reentrant=False)])
+def test_a_second_derivative_is_refused_and_not_zero(call):
     x = leaf()
-    grad, = torch.autograd.grad(scaled(x, 2.0)[0].sum(), x, create_graph=True)
+    grad, = torch.autograd.grad(call(x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula was registered"):
         grad.sum().backward()
 

@@ -346,8 +346,7 @@ def test_every_config_is_one_a_kernel_takes():
 
 def test_tiles_and_splits_fill_whole_waves():
     def fitted(B, H, W):
-        x, offset = (torch.empty(B, c, H, W, device="meta") for c in (256, 18))
-        shape = op_module._shape(x, offset, torch.empty(256, 256, 3, 3, device="meta"), 1, 1)
+        shape = op_module._shape((B, 256, H, W), (B, 18, H, W), (256, 256, 3, 3), 1, 1)
         config = op_module.tile_config("fwd", 256, 256, torch.bfloat16)
         return op_module._fitted(config, shape, 1, 132).block_p
 
@@ -358,16 +357,6 @@ def test_tiles_and_splits_fill_whole_waves():
     assert op_module._splits(132, 36, 264) == 7  # one wave
     assert op_module._splits(132, 144, 132) == 3  # 432 of 528; with one part 12 in the second
     assert op_module._splits(1, 36, 132) == 1
-
-
-def test_packing_is_undone():
-    case = Case(C=24, O=36, groups=12)
-    x, offset, weight, _, _ = case.tensors
-    shape = op_module._shape(x, offset, weight, 12, 1)
-    assert shape.pack == 12
-    packed = op_module._packed(weight, shape)
-    assert packed.shape == (6, 24, 36)
-    assert torch.equal(op_module._unpacked(packed, shape), weight)
 
 
 # ------------------------------------------------------------------ the kernels
@@ -390,6 +379,48 @@ def test_kernels_are_accurate(kernel_device, name, dtype):
     got, run, truth = case.run(), on_torch(case), on_torch(case.to(torch.float64))
     for what in truth:
         assert_accurate(what, got[what], run[what], truth[what], dtype)
+
+
+def test_sizes_share_what_is_compiled():
+    pytest.importorskip("triton")
+    plans = [op_module._plan_forward(
+        torch.Size((2, 64, n, n)), torch.Size((2, 18, n, n)), torch.Size((64, 64, 3, 3)), (1,) * 6,
+        1, 1, torch.float32, "ieee", 132, has_mask=False, has_bias=True, last=False)
+        for n in (8, 80)]
+    assert plans[0].run.programs < plans[1].run.programs
+    assert plans[0].run.program is plans[1].run.program
+
+
+@pytest.mark.kernel
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize(("C", "O", "groups", "H", "size"), [
+    (24, 36, 12, 4, (6, 24, 36)), (96, 72, 6, 3, (6, 48, 72)), (10, 130, 1, 1, (6, 10, 130)),
+    (5, 5, 5, 4, (6, 1, 5))])
+def test_packing_is_undone(kernel_device, C, O, groups, H, size):  # noqa: E741
+    """A weight of packed groups, and maps, from the caller's order to the kernels' and back."""
+    x, offset, weight, _, _ = Case(C=C, O=O, groups=groups, H=H, W=8, dtype=torch.bfloat16,
+                                   device=kernel_device).tensors
+    shape = op_module._shape(x.shape, offset.shape, weight.shape, groups, 1)
+    maps, packed = op_module._prepare(x, weight, shape)
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(maps, x)
+    assert packed.shape == size
+    width = C // groups
+    for o in range(O):
+        group = o // (O // groups) % shape.pack
+        own = packed[:, group * width:(group + 1) * width, o]
+        assert torch.equal(own, weight[o].flatten(1).T)
+    assert packed.count_nonzero() == weight.count_nonzero()
+
+    finish = op_module._plan_backward(
+        x.shape, offset.shape, weight.shape, (1,) * 6, groups, 1, x.dtype, "ieee", 1,
+        has_mask=True, needs_x=True, needs_place=False, needs_weight=True, fixed=False).finish
+    parts = torch.stack([packed.float(), -packed.float() / 2])
+    dx, dweight = torch.empty_like(maps), torch.empty_like(weight)
+    finish.program((finish.programs,), maps.float() / 3, dx, parts, dweight, *finish.sizes, 2,
+                   device=kernel_device)
+    assert torch.equal(dweight, weight / 2)
+    assert torch.equal(dx, (maps.float() / 3).bfloat16())
 
 
 @pytest.mark.kernel
@@ -533,6 +564,14 @@ def test_kernels_refuse_what_32_bits_cannot_count():
 
 
 @pytest.mark.kernel
+def test_packed_weight_of_one_filter_of_one_tap_is_a_copy(kernel_device):
+    x = torch.randn(1, 4, 3, 3, device=kernel_device)
+    weight, offset = x.new_ones(1, 4, 1, 1), x.new_zeros(1, 2, 3, 3)
+    results = op_module._forward.traced(x, offset, None, weight, None, [1, 1], [0, 0], [1, 1], 1, 1)
+    torch.testing.assert_close(results[0], x.sum(1, keepdim=True))
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize("name", ["v1", "v2", "depthwise"])
 def test_opcheck(kernel_device, name):
     case = Case(**CASES[name], dtype=torch.float32, device=kernel_device)
@@ -543,7 +582,8 @@ def test_opcheck(kernel_device, name):
     last = x.detach().contiguous(memory_format=torch.channels_last)
     torch.library.opcheck(op_module._forward.traced, (last, offset, mask, weight, bias, *rest))
     x, offset, weight, mask, bias = case.tensors
+    packed = op_module._forward.traced(*case.tensors[:2], mask, weight, bias, *rest)[2]
     grad = torch.randn_like(case.call())
     for needs in ((True, True, True), (False, True, False), (True, False, True)):
-        torch.library.opcheck(op_module._backward.traced,
-                              (grad, x, offset, mask, weight, *rest, *needs))
+        torch.library.opcheck(op_module._backward.traced, (
+            grad, x, offset, mask, weight, *rest, *needs, packed))

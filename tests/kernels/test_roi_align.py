@@ -221,11 +221,32 @@ def test_kernel_of_odd_regions(kernel_device, mode):
 def test_kernel_of_images_that_are_not_there(kernel_device):
     regions = rois([[7, 0, 0, 9, 9], [NAN, 0, 0, 9, 9], [-1, 0, 0, 9, 9]], torch.float32,
                    kernel_device)
-    out, geometry, found = op_module._forward(maps(torch.float32, kernel_device), regions, None,
-                                              SCALES, 2, 3, 0, False, True, 20.0, True)
+    out, geometry, found = op_module._forward.traced(
+        maps(torch.float32, kernel_device), regions, None, SCALES, 2, 3, 0, False, True, 20.0, True)
     assert out.eq(0).all()
     grads = op_module._backward(torch.ones_like(out), geometry, found, [2, 13, 17], [False], True)
     assert grads[0].eq(0).all()
+
+
+@pytest.mark.kernel
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize(("n", "images"), [(0, 2), (4, 1), (11, 2), (3, 0)])
+def test_kernel_orders_regions(kernel_device, monkeypatch, n, images):
+    monkeypatch.setattr(op_module, "BLOCK_ORDER", 4)
+    plan = op_module._plan_backward.__wrapped__((images, 3, 5) * 3, (False,) * 3, 1, (2, 2),
+                                                torch.float32, False)
+    geometry = torch.arange(8.0 * n).view(n, 8)
+    geometry[:, 0] = torch.randint(-1, 3, (n,)) if images else -1
+    geometry[:, 1] = torch.randint(0, max(images, 1), (n,)) * (geometry[:, 0] >= 0)
+    geometry = geometry.to(kernel_device)
+    ordered, order = torch.empty_like(geometry), geometry.new_empty(n, dtype=torch.int64)
+    starts = geometry.new_empty(3 * images + 1, dtype=torch.int32)
+    plan.order((len(starts),), geometry, ordered, order, starts, n, images, device=kernel_device)
+    key = (geometry[:, 0] * images + geometry[:, 1]).where(geometry[:, 0] >= 0, -1)
+    want = key.sort(stable=True)[1][key.lt(0).sum():]
+    assert order[:len(want)].tolist() == want.tolist()
+    assert torch.equal(ordered[:len(want)], geometry[want])
+    assert starts.tolist() == [int(((key >= 0) & (key < g)).sum()) for g in range(len(starts))]
 
 
 @pytest.mark.kernel

@@ -126,9 +126,9 @@ def test_initialisation():
 
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
-@pytest.mark.parametrize("sr_ratio", [1, 2])
-def test_attention_is_its_formula(sr_ratio, qkv_bias):
-    module = randomised(SpatialReductionAttention(16, 4, qkv_bias=qkv_bias,
+@pytest.mark.parametrize(("heads", "sr_ratio"), [(4, 1), (4, 2), (1, 2)])
+def test_attention_is_its_formula(heads, sr_ratio, qkv_bias):
+    module = randomised(SpatialReductionAttention(16, heads, qkv_bias=qkv_bias,
                                                   sr_ratio=sr_ratio)).double()
     x, identity = torch.randn(2, 2, 35, 16, dtype=torch.float64).unbind()
     kv = x
@@ -139,7 +139,8 @@ def test_attention_is_its_formula(sr_ratio, qkv_bias):
     qkv = module.attn.in_proj_weight, module.attn.in_proj_bias
     q = F.linear(x, qkv[0][:16], qkv[1][:16] if qkv_bias else None)
     kv = F.linear(kv, qkv[0][16:], qkv[1][16:] if qkv_bias else None)
-    want = identity + module.attn.out_proj(spatial_reduction_attention_eager(q, kv, 4, 0.5)[0])
+    out = spatial_reduction_attention_eager(q, kv, heads, (heads / 16) ** 0.5)[0]
+    want = identity + module.attn.out_proj(out)
     torch.testing.assert_close(module(x, (5, 7), identity), want)
     torch.testing.assert_close(module(x, (5, 7)) - x, want - identity)
 
@@ -167,6 +168,45 @@ def test_ffn_is_its_layers_on_the_map(use_conv):
     out = module.layers(x.transpose(1, 2).reshape(2, 6, 4, 5)).flatten(2).transpose(1, 2)
     torch.testing.assert_close(module(x, (4, 5)), x + out)
     torch.testing.assert_close(module(x, (4, 5), identity), identity + out)
+
+
+def test_one_head_projects_its_values():
+    """Few of them in place of the mean of each query, where nobody looks and the weights sum to
+    one: with a hook, or with dropout of the weights, the layer gets what it always gets."""
+    module = randomised(SpatialReductionAttention(8, 1, attn_drop=0.5, sr_ratio=2)).eval()
+    x, seen, out_proj = torch.randn(2, 24, 8).requires_grad_(), [], module.attn.out_proj
+    leaves = [x, *module.parameters()]
+    want = torch.autograd.grad(module(x, (4, 6)).square().sum(), leaves)
+    with out_proj.register_forward_hook(lambda m, args, out: seen.append(tuple(args[0].shape))):
+        torch.testing.assert_close(
+            torch.autograd.grad(module(x, (4, 6)).square().sum(), leaves), want)
+    assert seen == [(2, 24, 8)]
+    module.train()
+    with torch.no_grad():
+        out_proj.bias.fill_(3.0)
+        out_proj.weight.zero_()
+    torch.testing.assert_close(module(x, (4, 6)) - x, torch.full_like(x, 3.0))
+
+
+@pytest.mark.parametrize("layer", [
+    nn.Conv2d(10, 10, 3, padding=2, dilation=2, groups=10), nn.Conv2d(10, 10, 5, padding=2),
+    nn.Conv2d(10, 10, 3, padding=1, groups=10, padding_mode="circular")], ids=str)
+def test_ffn_runs_another_convolution_as_it_is(layer):
+    module = MixFFN(6, 10, use_conv=True)
+    module.layers[1] = layer
+    x = torch.randn(2, 20, 6)
+    out = module.layers(x.transpose(1, 2).reshape(2, 6, 4, 5)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(module(x, (4, 5)), x + out)
+
+
+@pytest.mark.parametrize("name", ["layers.1", "layers.2"])
+def test_ffn_calls_what_is_hooked(name):
+    module = MixFFN(6, 10, use_conv=True)
+    x, seen = torch.randn(2, 20, 6), []
+    want = module(x, (4, 5))
+    module.get_submodule(name).register_forward_hook(lambda m, args, out: seen.append(out))
+    torch.testing.assert_close(module(x, (4, 5)), want)
+    assert len(seen) == 1
 
 
 def test_ffn_shares_its_dropout_and_has_its_activation_once():

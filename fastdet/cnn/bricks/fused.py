@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
@@ -9,10 +11,12 @@ from torch.nn.modules import module as hooks
 from fastdet.kernels.add_layer_norm import add_layer_norm
 from fastdet.kernels.common import autocasting
 from fastdet.kernels.gelu_linear import gelu_linear
+from fastdet.kernels.merge_layer_norm import merge_layer_norm
 
 from .drop import DropPath
 
-__all__ = ["add_gelu_linear", "add_norm", "bare", "cast_dtype", "casts"]
+__all__ = ["add_gelu_linear", "add_norm", "bare", "cast_dtype", "casts", "is_layer_norm",
+           "merge_norm"]
 
 
 def bare(*modules: nn.Module) -> bool:
@@ -38,6 +42,17 @@ def cast_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type) if autocasting(x.device) else x.dtype
 
 
+def is_layer_norm(norm: nn.Module | None) -> TypeGuard[nn.LayerNorm]:
+    """Whether a norm is the layer norm of a last dimension, with weight and bias, and bare."""
+    return (type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None
+            and len(norm.normalized_shape) == 1 and bare(norm))
+
+
+def _normed_dtype(x: Tensor, cast: bool) -> torch.dtype | None:
+    """The type that a norm is asked for: where autocast would cast it next, that; else its own."""
+    return cast_dtype(x) if cast and cast_dtype(x) != x.dtype else None
+
+
 def add_norm(norm: nn.Module, x: Tensor, branch: Tensor | None = None,
              drop: nn.Module | None = None, *, cast: bool = False) -> tuple[Tensor, Tensor]:
     """``x + drop(branch)``, and ``norm`` of it.
@@ -54,11 +69,11 @@ def add_norm(norm: nn.Module, x: Tensor, branch: Tensor | None = None,
             :func:`casts`), which is then handed over as autocast would cast it.
 
     Returns:
-        The sum and the normalised tensor.
+        The sum and the normalised tensor. Without a branch the sum is ``x``: whoever reads it from
+        here on has the two gradients added in the norm's backward pass.
     """
     scale = None
-    if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None \
-            or len(norm.normalized_shape) != 1 or not bare(norm):
+    if not is_layer_norm(norm):
         if branch is not None:
             x = x + (branch if drop is None else drop(branch))
         return x, norm(x)
@@ -67,8 +82,23 @@ def add_norm(norm: nn.Module, x: Tensor, branch: Tensor | None = None,
             scale = drop.scale(branch)
         else:
             branch = drop(branch)
-    dtype = cast_dtype(x) if cast and cast_dtype(x) != x.dtype else None
-    return add_layer_norm(x, branch, norm.weight, norm.bias, norm.eps, scale=scale, dtype=dtype)
+    return add_layer_norm(x, branch, norm.weight, norm.bias, norm.eps, scale=scale,
+                          dtype=_normed_dtype(x, cast))
+
+
+def merge_norm(norm: nn.LayerNorm, x: Tensor, hw: tuple[int, int], *, cast: bool = False) -> Tensor:
+    """A layer norm (see :func:`is_layer_norm`) of each 2 x 2 tokens as one.
+
+    Args:
+        norm: the norm, over 4 * C channels.
+        x: ``(B, H * W, C)``.
+        hw: ``(H, W)``; an odd map is padded with zeros at the right and the bottom.
+        cast: see :func:`add_norm`.
+
+    Returns:
+        ``(B, ceil(H / 2) * ceil(W / 2), 4 * C)``, channels as ``nn.Unfold`` orders them.
+    """
+    return merge_layer_norm(x, hw, norm.weight, norm.bias, norm.eps, dtype=_normed_dtype(x, cast))
 
 
 def add_gelu_linear(hidden: Tensor, last: nn.Linear | nn.Conv2d, drop: nn.Module,

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 
+from fastdet.kernels.merge_layer_norm.reference import merge_windows
 from fastdet.runner import BaseModule
 from fastdet.utils.types import Cfg, Size
 
 from .conv import build_conv_layer
+from .fused import casts, is_layer_norm, merge_norm
 from .layers import convolve_to_tokens, run_layers
 from .norm import build_norm_layer
 
@@ -168,6 +170,7 @@ class PatchMerging(BaseModule):
         self.reduction = nn.Linear(channels, out_channels, bias=bias)
         self._window = (pad, kernel, step, spacing)
         self._tiles = step == kernel and spacing == (1, 1) and pad == (0, 0)
+        self._merges = self._tiles and kernel == (2, 2) and self.adap_padding is not None
 
     def forward(self, x: Tensor, input_size: Sequence[int]) -> tuple[Tensor, tuple[int, int]]:
         """Merge the tokens of a map.
@@ -188,19 +191,19 @@ class PatchMerging(BaseModule):
         if x.shape[1] != height * width:
             raise ValueError(f"PatchMerging: {x.shape[1]} tokens cannot be a map of "
                              f"{height} x {width}")
+        if self._merges and is_layer_norm(self.norm):
+            x = merge_norm(self.norm, x, (height, width), cast=casts(self.reduction))
+            return run_layers([self.reduction], x), (-(-height // 2), -(-width // 2))
         x = x.view(x.shape[0], height, width, x.shape[2]).permute(0, 3, 1, 2)
         if self.adap_padding is not None:
             x = self.adap_padding(x)
         rows, columns = map(_window_count, x.shape[2:], *self._window)
-        x = self._tile(x, rows, columns) if self._tiles else self.sampler(x).transpose(1, 2)
+        if self._tiles:
+            kh, kw = self._window[1]
+            x = x[:, :, :rows * kh, :columns * kw].permute(0, 2, 3, 1)
+            x = merge_windows(x, (kh, kw))
+        else:
+            x = self.sampler(x).transpose(1, 2)
         if self.norm is not None:
             x = self.norm(x)
         return run_layers([self.reduction], x), (rows, columns)
-
-    def _tile(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """What the sampler gives where windows tile the map, in one copy instead of three."""
-        kh, kw = self._window[1]
-        b, c = x.shape[:2]
-        x = x[:, :, :rows * kh, :columns * kw].permute(0, 2, 3, 1)
-        x = x.reshape(b, rows, kh, columns, kw, c).permute(0, 1, 3, 5, 2, 4)
-        return x.reshape(b, rows * columns, c * kh * kw)

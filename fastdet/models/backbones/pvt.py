@@ -25,6 +25,7 @@ from fastdet.cnn.utils.weight_init import (
     trunc_normal_,
     trunc_normal_init,
 )
+from fastdet.kernels.depthwise_conv_tokens import depthwise_conv_tokens
 from fastdet.kernels.gelu_linear import can_run_gelu_linear
 from fastdet.kernels.linear import linear
 from fastdet.kernels.spatial_reduction_attention import spatial_reduction_attention
@@ -74,13 +75,17 @@ def _linear(layer: Any, x: Tensor, **kwargs: Any) -> Tensor:
     return linear(x, layer.weight.flatten(1), layer.bias, **kwargs)
 
 
-def _convolve(layer: Any, x: Tensor) -> Tensor:
-    """A depthwise 3x3 convolution of a channels-last map, which torch's CPU copies to the other
-    layout and back if the weight is not channels last too; its one channel leaves that open."""
-    if x.device.type != "cpu" or not bare(layer):
-        return layer(x)
-    weight = layer.weight.to(memory_format=torch.channels_last)
-    return F.conv2d(x, weight, layer.bias, padding=1, groups=x.shape[1])
+def _is_depthwise(layer: Any) -> bool:
+    """Whether a layer is a 3x3 convolution of each channel by itself, which nobody looks at."""
+    return (type(layer) is nn.Conv2d and bare(layer) and layer.padding_mode == "zeros"
+            and layer.kernel_size == (3, 3) and layer.groups == layer.out_channels
+            == layer.in_channels
+            and layer.stride == layer.padding == layer.dilation == (1, 1))
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    """Whether a layer is linear and nobody looks at it."""
+    return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward and bare(layer)
 
 
 class MixFFN(BaseModule):
@@ -132,14 +137,16 @@ class MixFFN(BaseModule):
         """
         _check_tokens(x, hw_shape)
         expand, *between, reduce, drop = self.layers
-        depthwise = between.pop(0) if isinstance(between[0], nn.Conv2d) else None
+        depthwise: Any = between.pop(0) if isinstance(between[0], nn.Conv2d) else None
         identity = x if identity is None else identity
         on_load = (type(between[0]) is nn.GELU and self._is_gelu_last()
                    and can_run_gelu_linear(cast_dtype(x), self.embed_dims) is None)
-        gelu = depthwise is None and not on_load and is_gelu(between[0])
-        out = _linear(expand, x, gelu=gelu)
-        if depthwise is not None:
-            out = _as_tokens(_convolve(depthwise, _as_map(out, hw_shape)))
+        gelu = not on_load and is_gelu(between[0])
+        out = _linear(expand, x, gelu=gelu and depthwise is None)
+        if depthwise is not None and _is_depthwise(depthwise):
+            out = depthwise_conv_tokens(out, depthwise.weight, depthwise.bias, hw_shape, gelu=gelu)
+        elif depthwise is not None:
+            gelu, out = False, _as_tokens(depthwise(_as_map(out, hw_shape)))
         if on_load:
             last: Any = reduce
             return add_gelu_linear(out, last, self.dropout_layer, identity)
@@ -223,10 +230,16 @@ class SpatialReductionAttention(MultiheadAttention):
         attn, c = self.attn, self.embed_dims
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
         q_bias, kv_bias = (None, None) if bias is None else (bias[:c], bias[c:])
-        out = spatial_reduction_attention(
-            linear(tokens, weight[:c], q_bias), linear(reduced, weight[c:], kv_bias),
-            self.num_heads, dropout_p=attn.dropout if self.training else 0.0)
-        return run_layers([attn.out_proj, self.proj_drop], out)
+        q, kv = linear(tokens, weight[:c], q_bias), linear(reduced, weight[c:], kv_bias)
+        dropout_p = attn.dropout if self.training else 0.0
+        last: list[nn.Module] = [attn.out_proj, self.proj_drop]
+        if self.num_heads == 1 and self.sr_ratio > 1 and not dropout_p and _is_linear(last[0]):
+            # One head's weights sum to one: what follows their mean of values may as well come
+            # before it, where there are sr_ratio ** 2 times fewer.
+            k, v = kv.chunk(2, -1)
+            kv = torch.cat([k, run_layers([last.pop(0)], v)], -1)
+        return run_layers(last, spatial_reduction_attention(q, kv, self.num_heads,
+                                                            dropout_p=dropout_p))
 
     def _reduce(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """The convolution, on a CPU as a linear layer on its windows: its kernel is its stride."""
@@ -281,7 +294,7 @@ class PVTEncoderLayer(BaseModule):
                 or not bare(attn, ffn) or not attn.batch_first:
             x = attn(self.norm1(x), hw_shape, identity=x)
             return ffn(self.norm2(x), hw_shape, identity=x)
-        _, out = add_norm(self.norm1, x, cast=attn.sr_ratio == 1 or casts(attn.sr))
+        x, out = add_norm(self.norm1, x, cast=attn.sr_ratio == 1 or casts(attn.sr))
         x, out = add_norm(self.norm2, x, attn.attend(out, hw_shape), attn.dropout_layer,
                           cast=casts(ffn.layers[0]))
         return ffn(out, hw_shape, identity=x)

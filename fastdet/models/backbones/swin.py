@@ -236,7 +236,7 @@ class SwinBlock(BaseModule):
         if type(attn) is not ShiftWindowMSA or type(ffn) is not FFN or not bare(attn, ffn):
             x = x + attn(self.norm1(x), hw_shape)
             return ffn(self.norm2(x), identity=x)
-        _, out = add_norm(self.norm1, x, cast=casts(attn.w_msa.qkv))
+        x, out = add_norm(self.norm1, x, cast=casts(attn.w_msa.qkv))
         x, out = add_norm(self.norm2, x, attn.attend(out, hw_shape), attn.drop, cast=ffn.casts())
         return ffn(out, identity=x)
 
