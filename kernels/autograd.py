@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ __all__ = ["Operator", "operator"]
 
 #: Classes without a ``__torch_dispatch__`` of their own; others go through the dispatcher.
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_PLAIN_OR_NONE = _PLAIN | {type(None)}
+_grad_enabled = torch.is_grad_enabled
 
 
 class Operator:
@@ -39,6 +42,9 @@ class Operator:
         self._name, self._body, self._schema = name, body, schema
         types = schema.partition(") ->")[0].split(",")
         self._tensors = tuple(i for i, kind in enumerate(types) if "Tensor" in kind)
+        # The first twice, since one index alone gives no tuple.
+        self._pick: Callable[..., tuple[Any, ...]] = itemgetter(
+            *self._tensors, self._tensors[0]) if self._tensors else lambda args: ()
         self._lists = any("Tensor[" in kind for kind in types)
         self._shown = -saved or None
         self.traced = torch.library.custom_op(f"fastdet::{name}", body, mutates_args=(),
@@ -64,25 +70,35 @@ class Operator:
     def __call__(self, *args: Any) -> Any:
         if tracing():
             return _first(self.traced(*args), self._shown)
-        grad, lists = False, []
+        tensors = self._pick(args)
+        if not _PLAIN_OR_NONE.issuperset(map(type, tensors)):
+            return self._unusual(args)
+        if _grad_enabled():
+            for tensor in tensors:
+                if tensor is not None and tensor.requires_grad:
+                    return self._with_gradient(args, [])
+        return _first(self._body(*args), self._shown)
+
+    def _unusual(self, args: tuple[Any, ...]) -> Any:
+        """A call with lists of tensors, or with classes that are not known here."""
+        lists: _Lists = []
+        tensors: list[Any] = []
         for i in self._tensors:
             arg = args[i]
-            if arg is None:
-                continue
-            if type(arg) in _PLAIN:
-                grad = grad or arg.requires_grad
-            elif isinstance(arg, (list, tuple)):
+            if isinstance(arg, (list, tuple)):
                 lists.append((i, len(arg)))
-                for one in arg:
-                    if type(one) not in _PLAIN:
-                        return _first(self.traced(*args), self._shown)
-                    grad = grad or one.requires_grad
-            else:
-                return _first(self.traced(*args), self._shown)
-        if not (grad and torch.is_grad_enabled()):
-            return _first(self._body(*args), self._shown)
+                tensors.extend(arg)
+            elif arg is not None:
+                tensors.append(arg)
+        if not _PLAIN.issuperset(map(type, tensors)):
+            return _first(self.traced(*args), self._shown)
+        if _grad_enabled() and any(t.requires_grad for t in tensors):
+            return self._with_gradient(args, lists)
+        return _first(self._body(*args), self._shown)
+
+    def _with_gradient(self, args: tuple[Any, ...], lists: _Lists) -> Any:
         if self._apply is None:
-            return _first(self.traced(*args), self._shown)  # which says that there is no gradient
+            return _first(self.traced(*args), self._shown)  # which says that there is none
         return self._apply(*_flat(args, lists), lists) if self._lists else self._apply(*args)
 
 

@@ -21,7 +21,7 @@ from functools import cache
 from itertools import repeat
 from typing import Any
 
-__all__ = ["Forms", "bound_launch"]
+__all__ = ["Forms", "Repeated", "bound_launch"]
 
 #: All that ``JITFunction.run`` reads and calls, 3.6 to 3.9. A version that looks at anything else
 #: may choose a kernel by it, and is left alone.
@@ -48,19 +48,18 @@ class _Triton:
         # Read from the environment each time where it exists, as Triton does.
         self.casts = hasattr(knobs.compilation, "fpsan_homomorphic_casts")
 
-    def watched(self) -> bool:
-        """Whether somebody wants to see launches, or kernels other than the usual ones."""
+    def plain(self, kernel: Any) -> bool:
+        """Whether nobody wants to see launches of ``kernel``, or others than the usual ones."""
         runtime, compilation = self.runtime, self.compilation
-        return bool(
-            runtime.debug or runtime.add_stages_inspection_hook is not None
+        enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+        return not (
+            self.jit.run is not self.run or kernel.pre_run_hooks or kernel.debug or runtime.debug
+            or runtime.add_stages_inspection_hook is not None
             or compilation.instrumentation_mode
             or (self.casts and compilation.fpsan_homomorphic_casts)
-            or _listens(runtime.launch_enter_hook) or _listens(runtime.launch_exit_hook))
-
-
-def _listens(hook: Any) -> bool:
-    """Whether a hook, or a chain of them, calls anybody."""
-    return hook is not None and bool(getattr(hook, "calls", True))
+            # A hook, or a chain of them that may be empty.
+            or (enter is not None and getattr(enter, "calls", True))
+            or (leave is not None and getattr(leave, "calls", True)))
 
 
 @cache
@@ -82,10 +81,11 @@ def _triton() -> _Triton | None:
 class _Bound:
     """A kernel with its constants and options on a device: its compiled forms."""
 
-    def __init__(self, triton: _Triton, kernel: Any, caches: Any, options: dict[str, Any]) -> None:
-        self.kernel, self.caches, self.options = kernel, caches, options
+    def __init__(self, triton: _Triton, kernel: Any, device: int, options: dict[str, Any]) -> None:
+        self.kernel, self.device, self.options = kernel, device, options
+        self.caches = kernel.device_caches[device]
         self.specialize, self.driver = triton.specialize, triton.driver.active
-        backend, self.binder = caches[-2:]
+        backend, self.binder = self.caches[-2:]
         self.backends = repeat(backend)
         params = kernel.params
         self.count = sum(not p.is_constexpr for p in params)
@@ -97,24 +97,24 @@ class _Bound:
         self.specialized = tuple(not p.do_not_specialize for p in given)
         self.aligned = tuple(not p.do_not_specialize_on_alignment for p in given)
         self.globals: tuple[tuple[str, Any, dict[str, Any]], ...] = ()
-        self.compiled: dict[tuple[Any, ...], Any] = {}
+        self.compiled: dict[_Key, Any] = {}
 
-    def launch(self, device: int, grid: tuple[int, ...], args: tuple[Any, ...]) -> None:
-        key = tuple(map(self.specialize, self.backends, args, self.const, self.specialized,
-                        self.aligned))
-        compiled = self.compiled.get(key)
-        if compiled is None or (self.globals and self.changed()):
-            self.learn(key, grid, args)
-            return
+    def key(self, args: tuple[Any, ...]) -> _Key:
+        """What the first arguments, or all of them, are specialised on."""
+        return tuple(map(self.specialize, self.backends, args, self.const, self.specialized,
+                         self.aligned))
+
+    def launch(self, compiled: Any, grid: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        """Start what was compiled for such arguments, the constants among them."""
+        for name, value, scope in self.globals:
+            if scope.get(name) is not value:  # as it was when this was compiled; Triton's error
+                self.kernel[grid](*args[:self.count], **self.options)
+                return
         x, y, z = (*grid, 1, 1)[:3]
-        compiled.run(x, y, z, self.driver.get_current_stream(device), compiled.function,
-                     compiled.packed_metadata, None, None, None, *args, *self.constants)
+        compiled.run(x, y, z, self.driver.get_current_stream(self.device), compiled.function,
+                     compiled.packed_metadata, None, None, None, *args)
 
-    def changed(self) -> bool:
-        """Whether a constant of the kernel's module is another than when it was compiled."""
-        return any(scope.get(name) is not value for name, value, scope in self.globals)
-
-    def learn(self, key: tuple[Any, ...], grid: tuple[int, ...], args: tuple[Any, ...]) -> None:
+    def learn(self, key: _Key, grid: tuple[int, ...], args: tuple[Any, ...]) -> None:
         """Launch through Triton, and remember what it launched if it sees the arguments alike."""
         compiled = self.kernel[grid](*args, **self.options)
         params, specialization, _ = self.binder(*args, **self.options)
@@ -131,11 +131,27 @@ class _Bound:
             self.compiled[key] = compiled
 
 
+#: What arguments are specialised on.
+_Key = tuple[Any, ...]
 #: A kernel with its constants and options by device.
 Forms = dict[int, _Bound]
 #: By kernel, and names and values of the constants and options. A kernel's number stays its own:
 #: the forms keep the kernel.
 _known: dict[tuple[Any, ...], Forms] = {}
+
+
+def _bound(kernel: Any, options: dict[str, Any], forms: Forms) -> _Bound | None:
+    """``kernel`` on the current device, or ``None`` where Triton has to launch it."""
+    triton = _triton()
+    if triton is None or type(kernel) is not triton.jit or not triton.plain(kernel):
+        return None
+    driver = triton.driver.active
+    device = driver.get_current_device()
+    bound = forms.get(device)
+    if bound is None or bound.driver is not driver or \
+            bound.caches is not kernel.device_caches[device]:
+        bound = forms[device] = _Bound(triton, kernel, device, options)
+    return bound if bound.usable else None
 
 
 def bound_launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...],
@@ -149,19 +165,56 @@ def bound_launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...],
         options: ``constexpr`` arguments and launch options by name.
         forms: what is remembered of this kernel with these options, where the caller keeps it.
     """
-    triton = _triton()
-    if triton is None or type(kernel) is not triton.jit or triton.jit.run is not triton.run or \
-            kernel.pre_run_hooks or kernel.debug or triton.watched():
-        kernel[grid](*args, **options)
-        return
     if forms is None:
         forms = _known.setdefault((id(kernel), *options, *options.values()), {})
-    driver = triton.driver.active
-    device = driver.get_current_device()
-    caches, bound = kernel.device_caches[device], forms.get(device)
-    if bound is None or bound.caches is not caches or bound.driver is not driver:
-        bound = forms[device] = _Bound(triton, kernel, caches, options)
-    if bound.usable and len(args) == bound.count:
-        bound.launch(device, grid, args)
-    else:
+    bound = _bound(kernel, options, forms)
+    if bound is None or len(args) != bound.count:
         kernel[grid](*args, **options)
+        return
+    key = bound.key(args)
+    compiled = bound.compiled.get(key)
+    if compiled is None:
+        bound.learn(key, grid, args)
+    else:
+        bound.launch(compiled, grid, args + bound.constants)
+
+
+class Repeated:
+    """``kernel[grid](*tensors, *numbers, **options)``, of which only the tensors change.
+
+    Of the numbers nothing is asked again once such tensors were launched.
+
+    Args:
+        kernel: a ``@triton.jit`` function.
+        grid: programs along each axis.
+        numbers: the last of the kernel's run-time arguments, all behind its tensors.
+        options: ``constexpr`` arguments and launch options by name.
+        forms: as for :func:`bound_launch`.
+    """
+
+    __slots__ = ("_forms", "_known", "_rest", "grid", "kernel", "numbers", "options")
+
+    def __init__(self, kernel: Any, grid: tuple[int, ...], numbers: tuple[Any, ...],
+                 options: dict[str, Any], forms: Forms) -> None:
+        self.kernel, self.grid, self.numbers = kernel, grid, numbers
+        self.options, self._forms = options, forms
+        self._known: dict[_Bound, dict[_Key, Any]] = {}
+        self._rest = numbers
+
+    def start(self, grid: tuple[int, ...], tensors: tuple[Any, ...]) -> None:
+        """Launch on the current device."""
+        bound = _bound(self.kernel, self.options, self._forms)
+        if bound is None:
+            self.kernel[grid](*tensors, *self.numbers, **self.options)
+            return
+        key, known = bound.key(tensors), self._known.get(bound)
+        compiled = None if known is None else known.get(key)
+        if compiled is not None:
+            bound.launch(compiled, grid, tensors + self._rest)
+            return
+        args = tensors + self.numbers
+        bound_launch(self.kernel, grid, args, self.options, self._forms)
+        compiled = bound.compiled.get(bound.key(args))
+        if compiled is not None:
+            self._known.setdefault(bound, {})[key] = compiled
+            self._rest = self.numbers + bound.constants

@@ -120,6 +120,22 @@ def interpreting() -> bool:
 
 def device_reason(device: torch.device) -> Reason | None:
     """Why Triton cannot run on ``device`` at all, or ``None`` if it can."""
+    if torch.compiler.is_compiling():
+        return _device_reason(device)
+    reason = _reasons.get(device, _UNKNOWN)
+    if reason is _UNKNOWN:
+        reason = _device_reason(device)
+        if device.type == "cpu" or device.index is not None:
+            _reasons[device] = reason
+    return reason
+
+
+_UNKNOWN = "not asked yet"
+#: By device: none becomes another while a process runs, and asking takes as long as a launch.
+_reasons: dict[torch.device, Reason | None] = {}
+
+
+def _device_reason(device: torch.device) -> Reason | None:
     if not _HAS_TRITON:
         return "triton is not installed"
     if device.type == "cpu":
@@ -127,15 +143,7 @@ def device_reason(device: torch.device) -> Reason | None:
             "the tensors are on the CPU, where Triton runs only under TRITON_INTERPRET=1")
     if device.type != "cuda":
         return f"there are no Triton kernels for {device.type} devices"
-    if device.index is None or torch.compiler.is_compiling():
-        return _gpu_reason(device)
-    if device not in _gpu_reasons:
-        _gpu_reasons[device] = _gpu_reason(device)
-    return _gpu_reasons[device]
-
-
-#: By GPU: none becomes another while a process runs, and asking takes as long as a launch.
-_gpu_reasons: dict[torch.device, Reason | None] = {}
+    return _gpu_reason(device)
 
 
 def _gpu_reason(device: torch.device) -> Reason | None:
@@ -188,11 +196,16 @@ def observe(observer: Observer) -> Iterator[None]:
         _observer = before
 
 
+# By name: they are asked before every operator.
+_compiling = torch.compiler.is_compiling
+_modes = torch._C._len_torch_dispatch_stack
+_jit = torch._C._get_tracing_state
+_transforms = torch._C._are_functorch_transforms_active
+
+
 def tracing() -> bool:
     """True while calls are recorded or transformed rather than run: by a compiler, by a dispatch
     mode such as FakeTensor's, by ``torch.jit.trace`` or by ``torch.func``. Then operators must go
     through the dispatcher and no result may be kept; otherwise calling a body directly saves most
     of what a launch-bound operator costs."""
-    return (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-            or torch._C._get_tracing_state() is not None
-            or torch._C._are_functorch_transforms_active())
+    return _compiling() or _modes() > 0 or _jit() is not None or _transforms()

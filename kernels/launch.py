@@ -7,7 +7,7 @@ on a machine without a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .bound import Forms, bound_launch
+from .bound import Forms, Repeated, bound_launch
 from .dispatch import interpreting
 from .interpreter import mend
 
 __all__ = ["Launch", "Prepared", "Program", "capability", "dot_precision", "launch", "num_sms",
-           "record_launches", "recording"]
+           "program", "record_launches", "recording"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def recording() -> bool:
     return _recorder is not None
 
 
+_INTERPRETING = interpreting()
+#: ``torch.cuda.current_device`` where CUDA is in use already: there is a tensor on a GPU.
+_current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", lambda: -1)
+
+
 class _GPU(NamedTuple):
     capability: tuple[int, int]
     multiprocessors: int
@@ -102,11 +107,17 @@ def dot_precision(dtype: torch.dtype) -> str:
     if dtype != torch.float32:
         return "ieee"
     matmul = torch.backends.cuda.matmul
-    # Older torch has allow_tf32 alone; newer refuses to read it once the new name was set, but
-    # keeps the new one true to every setting.
-    if hasattr(matmul, "fp32_precision"):
-        return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
-    return "tf32" if matmul.allow_tf32 else "ieee"
+    tf32 = matmul.fp32_precision == "tf32" if _names_precisions() else matmul.allow_tf32
+    return "tf32" if tf32 else "ieee"
+
+
+@cache
+def _names_precisions() -> bool:
+    """Whether torch has names for them, which newer torch keeps true to every setting.
+
+    Older torch has ``allow_tf32`` alone, which newer refuses to read once a name was set.
+    """
+    return hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, device: torch.device,
@@ -129,7 +140,8 @@ class Program:
     """A kernel with its constants and options: what a plan of many calls keeps.
 
     ``Program(kernel, BLOCK=64, num_warps=4)(grid, *args, device=device)`` is :func:`launch` with
-    less to do each time.
+    less to do each time, and ``program.at(grid, *numbers)(*tensors, device=device)`` with less yet
+    where the grid and the last arguments stay the same.
     """
 
     __slots__ = ("_forms", "kernel", "options")
@@ -143,19 +155,23 @@ class Program:
 
     def at(self, grid: tuple[int, ...], *numbers: Any) -> Prepared:
         """This program with its grid and its last arguments, which are no tensors."""
-        return Prepared(self, grid, numbers)
+        return Prepared(self.kernel, grid, numbers, self.options, self._forms)
 
 
-class Prepared:
+class Prepared(Repeated):
     """A :class:`Program` at a grid, with its numbers: takes its tensors."""
 
-    __slots__ = ("grid", "numbers", "program")
+    __slots__ = ()
 
-    def __init__(self, program: Program, grid: tuple[int, ...], numbers: tuple[Any, ...]) -> None:
-        self.program, self.grid, self.numbers = program, grid, numbers
-
-    def __call__(self, *tensors: Any, device: torch.device) -> None:
-        self.program(self.grid, *tensors, *self.numbers, device=device)
+    def __call__(self, *tensors: Any, device: torch.device,
+                 grid: tuple[int, ...] | None = None) -> None:
+        """Launch it, at another grid than its own where one is given."""
+        grid = self.grid if grid is None else grid
+        if _recorder is None and not _INTERPRETING and 0 not in grid and (
+                device.type != "cuda" or device.index == _current_device()):
+            self.start(grid, tensors)
+        else:
+            _start(self.kernel, grid, tensors + self.numbers, device, self.options, self._forms)
 
 
 def _start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], device: torch.device,
@@ -165,10 +181,15 @@ def _start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], device: to
     if _recorder is not None:
         _recorder.launches.append(Launch(kernel, grid, args, dict(options)))
         return
-    if interpreting():
+    if _INTERPRETING:
         mend()
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
+    if device.type == "cuda" and device.index != _current_device():
         with torch.cuda.device(device):
             bound_launch(kernel, grid, args, options, forms)
     else:
         bound_launch(kernel, grid, args, options, forms)
+
+
+#: :class:`Program` once for each kernel, constants and options: plans of many sizes share it, and
+#: what it knows of compiled kernels.
+program = cache(Program)

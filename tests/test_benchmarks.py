@@ -245,7 +245,7 @@ def test_what_a_limit_may_cut_off_comes_last(tmp_path):
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (["--device", "tpu"], "device 'tpu'"), (["--device", "meta"], "a cpu or a cuda device"),
     (["fpn", "--kind", "model"], "fpn is of another kind than model"),
-    (["--providers", "jax"], "unknown provider 'jax', expected one of compile, eager,"),
+    (["--providers", "jax"], "unknown provider 'jax', expected one of channels_last, compile,"),
     (["--shapes", "huge"], "unknown shape 'huge', expected one of"),
     (["--compare", "/no/results.csv"], "is not a result file"),
     (["--compare", str(ROOT / "docs")], "holds no results")])

@@ -50,10 +50,10 @@ def _work(*, dtype: torch.dtype, backward: bool, B: int, H: int, W: int, C: int,
 
 ENTRY = Entry(
     name="depthwise_conv_tokens",
-    shapes={  # PVTv2-B1 on two images of 800 x 1344; stages 1 and 2 leave the GELU to gelu_linear
+    shapes={  # PVTv2-B1 on two images of 800 x 1344; stages 1 to 3 leave the GELU to gelu_linear
         "pvtv2_s1_b2": {"B": 2, "H": 200, "W": 336, "C": 512, "gelu": False},
         "pvtv2_s2_b2": {"B": 2, "H": 100, "W": 168, "C": 1024, "gelu": False},
-        "pvtv2_s3_b2": {"B": 2, "H": 50, "W": 84, "C": 1280, "gelu": True},
+        "pvtv2_s3_b2": {"B": 2, "H": 50, "W": 84, "C": 1280, "gelu": False},
         "pvtv2_s4_b2": {"B": 2, "H": 25, "W": 42, "C": 2048, "gelu": True},
     },
     cpu={"pvtv2_s3_b1_480x640": {"B": 1, "H": 30, "W": 40, "C": 1280, "gelu": True}},
@@ -67,5 +67,5 @@ ENTRY = Entry(
     },
     work=_work,
     kernels=("depthwise_conv_tokens_",),
-    ledger=("pvtv2_s2_b2/bf16", "pvtv2_s4_b2/fp32"),
+    ledger=("pvtv2_s4_b2/fp32", "pvtv2_s2_b2/bf16"),
 )

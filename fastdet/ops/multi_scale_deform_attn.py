@@ -12,7 +12,7 @@ from fastdet.cnn import constant_init, xavier_init
 from fastdet.cnn.bricks.registry import ATTENTION
 from fastdet.kernels.multi_scale_deformable_attention import multi_scale_deformable_attention
 from fastdet.kernels.multi_scale_deformable_attention.cpu import (
-    multi_scale_deformable_attention_cpu,
+    multi_scale_deformable_attention_torch,
 )
 from fastdet.kernels.pyramid import check_fill
 from fastdet.runner import BaseModule
@@ -38,7 +38,7 @@ def multi_scale_deformable_attn_pytorch(value: Tensor, value_spatial_shapes: Ten
         ``[bs, num_queries, num_heads * dim]``.
     """
     areas = value_spatial_shapes.prod(1)
-    return multi_scale_deformable_attention_cpu(
+    return multi_scale_deformable_attention_torch(
         value, value_spatial_shapes, areas.cumsum(0) - areas, sampling_locations,
         attention_weights)
 

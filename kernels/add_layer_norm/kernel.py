@@ -39,8 +39,8 @@ def normalise_grad(x, grad, mask, mean, over, weight, C: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "rows_per_sample"])
 def add_layer_norm_fwd_kernel(
-        x_ptr, branch_ptr, scale_ptr, weight_ptr, bias_ptr, total_ptr, out_ptr, stats_ptr, rows,
-        rows_per_sample, eps, C: tl.constexpr, HAS_BRANCH: tl.constexpr, HAS_SCALE: tl.constexpr,
+        x_ptr, branch_ptr, scale_ptr, weight_ptr, bias_ptr, total_ptr, out_ptr, stats_ptr, eps,
+        rows, rows_per_sample, C: tl.constexpr, HAS_BRANCH: tl.constexpr, HAS_SCALE: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
     """``total = x + scale * branch``, ``out`` its normalisation, stats mean and 1 / deviation.
 

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from ..autograd import operator
 from ..common import autocasting, dtype_reason, next_power_of_2, options, partial_sums
 from ..dispatch import Reason, tracing, use_triton
-from ..launch import Program, num_sms
+from ..launch import Prepared, Program, num_sms
 from .reference import add_layer_norm_reference
 
 __all__ = ["add_layer_norm", "can_run_add_layer_norm"]
@@ -62,48 +62,41 @@ def row_config(channels: int, backward: bool) -> RowConfig:
     return RowConfig(block_m, block_c, *((8, 2) if block_c > 2048 else (4, 6)))
 
 
-class _Plan(NamedTuple):
-    """What a launch has in common with all of the same sizes."""
-
-    program: Program
-    grid: tuple[int]
-    numbers: tuple[int, int]  # rows, and rows of a sample
-
-
 @lru_cache(maxsize=512)
-def _plan(shape: torch.Size, multiprocessors: int, **has: int) -> _Plan:
-    """The backward's with multiprocessors, whose programs walk; else the forward's."""
+def _plan(kind: str, shape: torch.Size, multiprocessors: int, **has: int) -> Prepared:
+    """``fwd`` or ``bwd``, whose programs walk, with rows and rows of a sample."""
     from . import kernel
 
-    backward, rows = multiprocessors > 0, math.prod(shape[:-1])
-    config = row_config(shape[-1], backward)
+    rows = math.prod(shape[:-1])
+    config = row_config(shape[-1], kind == "bwd")
     tiles = -(-rows // config.block_m)
-    program = Program(
-        kernel.add_layer_norm_bwd_kernel if backward else kernel.add_layer_norm_fwd_kernel,
-        C=shape[-1], **has, **options(config))
-    return _Plan(program, (config.programs(tiles, multiprocessors) if backward else tiles,),
-                 (rows, max(1, rows // max(1, shape[0]))))
+    program = Program(getattr(kernel, f"add_layer_norm_{kind}_kernel"), C=shape[-1], **has,
+                      **options(config))
+    return program.at((config.programs(tiles, multiprocessors) if kind == "bwd" else tiles,),
+                      rows, max(1, rows // max(1, shape[0])))
 
 
-@operator(
-    "add_layer_norm",
-    "(Tensor x, Tensor? branch, Tensor? scale, Tensor weight, Tensor bias, float eps, "
-    "ScalarType dtype) -> (Tensor, Tensor, Tensor)")
-def _forward(x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor,
-             eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _launch(x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor,
+            eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     x = x.contiguous()
-    plan = _plan(x.shape, 0, HAS_BRANCH=int(branch is not None), HAS_SCALE=int(scale is not None))
+    fwd = _plan("fwd", x.shape, 0, HAS_BRANCH=int(branch is not None),
+                HAS_SCALE=int(scale is not None))
     if branch is None:
         branch, total = x, x.new_empty(0)
     else:
         branch = branch.contiguous()
         total = torch.empty_like(x, dtype=torch.promote_types(x.dtype, branch.dtype))
     out = torch.empty_like(x, dtype=dtype)
-    stats = torch.empty(2, plan.numbers[0], dtype=torch.float32, device=x.device)
-    plan.program(plan.grid, x, branch, x if scale is None else scale.contiguous(),
-                 weight.contiguous(), bias.contiguous(), total, out, stats, *plan.numbers, eps,
-                 device=x.device)
+    stats = torch.empty(2, fwd.numbers[0], dtype=torch.float32, device=x.device)
+    fwd(x, branch, x if scale is None else scale.contiguous(), weight.contiguous(),
+        bias.contiguous(), total, out, stats, eps, device=x.device)
     return total, out, stats
+
+
+_forward = operator(
+    "add_layer_norm",
+    "(Tensor x, Tensor? branch, Tensor? scale, Tensor weight, Tensor bias, float eps, "
+    "ScalarType dtype) -> (Tensor, Tensor, Tensor)", saved=1)(_launch)
 
 
 @_forward.register_fake
@@ -124,16 +117,16 @@ def _backward(grad_total: Tensor | None, grad: Tensor, total: Tensor, stats: Ten
               branch_dtype: torch.dtype | None, needs_weight: bool
               ) -> tuple[Tensor, Tensor, Tensor]:
     grad, total = grad.contiguous(), total.contiguous()
-    plan = _plan(total.shape, num_sms(total.device), HAS_TOTAL=int(grad_total is not None),
-                 HAS_BRANCH=int(branch_dtype is not None), HAS_SCALE=int(scale is not None),
-                 NEEDS_WEIGHT=int(needs_weight))
+    bwd = _plan("bwd", total.shape, num_sms(total.device), HAS_TOTAL=int(grad_total is not None),
+                HAS_BRANCH=int(branch_dtype is not None), HAS_SCALE=int(scale is not None),
+                NEEDS_WEIGHT=int(needs_weight))
     dx = torch.empty_like(total, dtype=dtype)
     dbranch = total.new_empty(0) if branch_dtype is None else torch.empty_like(
         total, dtype=branch_dtype)
-    partial = partial_sums((*plan.grid, 2, total.shape[-1]), total.device, needs_weight)
-    plan.program(plan.grid, grad if grad_total is None else grad_total.contiguous(), grad, total,
-                 stats, weight.contiguous(), total if scale is None else scale.contiguous(), dx,
-                 dbranch, partial, *plan.numbers, device=total.device)
+    partial = partial_sums((*bwd.grid, 2, total.shape[-1]), total.device, needs_weight)
+    bwd(grad if grad_total is None else grad_total.contiguous(), grad, total, stats,
+        weight.contiguous(), total if scale is None else scale.contiguous(), dx, dbranch, partial,
+        device=total.device)
     return dx, dbranch, partial.sum(0) if needs_weight else partial
 
 
@@ -153,11 +146,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.dtypes = x.dtype, None if branch is None else branch.dtype, weight.dtype, bias.dtype
     ctx.normed_dtype = inputs[-1]
     ctx.has_total = branch is not None or total is x
-    ctx.mark_non_differentiable(stats)
     ctx.set_materialize_grads(False)  # a pass over zeros for a sum that nobody reads
 
 
-def _autograd(ctx: Any, grad_total: Tensor | None, grad: Tensor | None, _stats: None
+def _autograd(ctx: Any, grad_total: Tensor | None, grad: Tensor | None, *_: None
               ) -> tuple[Any, ...]:
     x_dtype, branch_dtype, weight_dtype, bias_dtype = ctx.dtypes
     total, stats, scale, weight = ctx.saved_tensors
@@ -189,11 +181,11 @@ class _Alone(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        _, normed, stats = _forward(*inputs)
-        output = inputs[0], normed, stats
-        _setup_context(ctx, inputs, output)
-        return output
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        x = inputs[0]
+        _, normed, stats = _launch(*inputs)
+        _setup_context(ctx, inputs, (x, normed, stats))
+        return x, normed
 
     backward = staticmethod(_autograd)
 
@@ -246,7 +238,7 @@ def add_layer_norm(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tenso
         return add_layer_norm_reference(x, branch, weight, bias, eps, scale, dtype)
     inputs = x, branch, scale, weight, bias, eps, dtype
     if branch is not None:
-        return _forward(*inputs)[:2]
+        return _forward(*inputs)
     if x.requires_grad and torch.is_grad_enabled() and not tracing():
-        return _Alone.apply(*inputs)[:2]
+        return _Alone.apply(*inputs)
     return x, _forward(*inputs)[1]

@@ -14,7 +14,7 @@ from ..autograd import operator
 from ..common import Form, dtype_reason, form, next_power_of_2, options, partial_sums
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
-from ..launch import Program, dot_precision, num_sms
+from ..launch import Program, dot_precision, num_sms, program
 from .cpu import deform_conv2d_cpu, result_format
 from .reference import output_size
 
@@ -277,12 +277,12 @@ def _launch(name: str, shape: _Shape, steps: _Steps, config: Config, programs: i
     from . import kernel
 
     names = ("SH", "SW", "PH", "PW", "DH", "DW")
-    program = Program(
+    run = program(
         getattr(kernel, f"deform_conv2d_{name}_kernel"), **shape.channels(),
         **dict(zip(names, steps)), KW=shape.kernel[1],
         TAPS=shape.taps, HAS_MASK=int(has_mask), **constants,
         **options(config, ("block_o",) if shape.depthwise else ()))
-    return _Launch(program, programs, shape.sizes(config))
+    return _Launch(run, programs, shape.sizes(config))
 
 
 @lru_cache(maxsize=1024)
@@ -291,9 +291,9 @@ def _plan_prepare(shape: _Shape, size: torch.Size, copies: bool, packs: bool) ->
 
     b, c, h, w = size
     tiles = b * -(-h * w // COPY_TILE["BLOCK_P"]) * -(-c // COPY_TILE["BLOCK_C"]) if copies else 0
-    program = Program(kernel, C=c, WIDE=int(h * w % 8 == 0), **shape.weights(), **COPY_TILE,
-                      num_warps=4)
-    return _Launch(program, tiles + (shape.weight_tiles if packs else 0), (tiles, h * w))
+    run = program(kernel, C=c, WIDE=int(h * w % 8 == 0), **shape.weights(), **COPY_TILE,
+                  num_warps=4)
+    return _Launch(run, tiles + (shape.weight_tiles if packs else 0), (tiles, h * w))
 
 
 def _prepare(t: Tensor, weight: Tensor | None, shape: _Shape) -> tuple[Tensor, Tensor]:
@@ -362,7 +362,7 @@ def _plan_backward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps:
     numbers = math.prod(x) if needs_x and not fixed and dtype != torch.float32 else 0
     casts = -(-numbers // CAST_TILE)
     finish = _Launch(
-        Program(deform_conv2d_finish_kernel, WIDE=int(shape.C % 8 == 0), **shape.weights(),
+        program(deform_conv2d_finish_kernel, WIDE=int(shape.C % 8 == 0), **shape.weights(),
                 BLOCK=CAST_TILE, num_warps=4),
         casts + shape.weight_tiles, (casts, numbers))
     if shape.depthwise:

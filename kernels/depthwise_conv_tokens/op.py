@@ -12,7 +12,7 @@ from torch import Tensor
 from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2, optional_empty, partial_sums
 from ..dispatch import Reason, use_triton
-from ..launch import Program, capability, num_sms
+from ..launch import Prepared, Program, capability, num_sms
 from .reference import depthwise_conv_tokens_reference
 
 __all__ = ["can_run_depthwise_conv_tokens", "depthwise_conv_tokens"]
@@ -51,10 +51,8 @@ def _span(width: int, walks: int, places: int) -> int:
 class _Plan(NamedTuple):
     """What a launch has in common with all of the same sizes."""
 
-    program: Program
-    grid: tuple[int, int]
-    numbers: tuple[int, ...]  # B, H, W and the columns of a walk, the kernel's last arguments
-    partials: int  # programs that have the same channels
+    launch: Prepared
+    partials: tuple[int, int]  # programs that have the same channels, and sums of all of them
 
 
 @lru_cache(maxsize=512)
@@ -74,7 +72,7 @@ def _plan(kind: str, B: int, H: int, W: int, C: int, dtype: torch.dtype, sms: in
     spans = -(-W // span)
     program = Program(getattr(kernel, f"depthwise_conv_tokens_{kind}_kernel"), C=C, **needs,
                       BLOCK_P=block_p, BLOCK_C=block_c, num_warps=4)
-    return _Plan(program, (channels * rows, spans), (B, H, W, span), rows * spans)
+    return _Plan(program.at((channels * rows, spans), B, H, W, span), (rows * spans, 10 * C))
 
 
 def _planned(kind: str, x: Tensor, H: int, W: int, **needs: int) -> _Plan:
@@ -89,8 +87,8 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, grad: Tensor | Non
     out = torch.empty_like(x)
     plan = _planned("fwd", x, H, W, HAS_BIAS=int(bias is not None), GELU=int(gelu),
                     HAS_GRAD=int(grad is not None))
-    plan.program(plan.grid, x, weight, x if bias is None else bias, x if grad is None else grad,
-                 out, *plan.numbers, device=x.device)
+    plan.launch(x, weight, x if bias is None else bias, x if grad is None else grad, out,
+                device=x.device)
     return out
 
 
@@ -119,8 +117,8 @@ def _backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, H: i
         grad = _convolve(x, weight, bias, grad, H, W, True)
     dx = optional_empty(x, needs_x)
     plan = _planned("bwd", x, H, W, NEEDS_X=int(needs_x), NEEDS_WEIGHT=int(needs_weight))
-    partial = partial_sums((plan.partials, 10 * x.shape[2]), x.device, needs_weight)
-    plan.program(plan.grid, x, weight, grad, dx, partial, *plan.numbers, device=x.device)
+    partial = partial_sums(plan.partials, x.device, needs_weight)
+    plan.launch(x, weight, grad, dx, partial, device=x.device)
     return dx, partial.sum(0) if needs_weight else partial
 
 

@@ -193,7 +193,7 @@ def dyhead_attention_factors_kernel(tables_ptr, mid_weight, mid_bias, low_weight
                                     SCALE_LEAST: tl.constexpr, SCALE_MOST: tl.constexpr,
                                     RELU_ADD: tl.constexpr, RELU_DIVISOR: tl.constexpr,
                                     BLOCK_G: tl.constexpr, BLOCK_C: tl.constexpr,
-                                    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+                                    BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr):
     """From moments to factors, to the mean of the combination, to coefficients.
 
     Grid: (L B,); one program owns one image of one level. squeeze [D, C], excite [4 C, D].
@@ -225,15 +225,15 @@ def dyhead_attention_factors_kernel(tables_ptr, mid_weight, mid_bias, low_weight
     coeffs_ptr = tables_ptr + COEFFS * plane + row * (4 * C)
     hidden_ptr = tables_ptr + HIDDEN * plane + row * D
     tl.debug_barrier()  # every thread wants all means, and below the whole hidden layer
-    for n in range(0, D, BLOCK_N):
-        offs = n + tl.arange(0, BLOCK_N)
-        hidden = _product(squeeze_ptr, mean_ptr, offs, D, C, C, 1, BLOCK_N, BLOCK_K)
+    for d in range(0, D, BLOCK_D):
+        offs = d + tl.arange(0, BLOCK_D)
+        hidden = _product(squeeze_ptr, mean_ptr, offs, D, C, C, 1, BLOCK_D, BLOCK_J)
         hidden += tl.load(squeeze_bias_ptr + offs, mask=offs < D, other=0.0).to(tl.float32)
         tl.store(hidden_ptr + offs, tl.where(hidden <= 0, 0.0, hidden), mask=offs < D)
     tl.debug_barrier()
-    for n in range(0, 4 * C, BLOCK_N):
-        offs = n + tl.arange(0, BLOCK_N)
-        logit = _product(excite_ptr, hidden_ptr, offs, 4 * C, D, D, 1, BLOCK_N, BLOCK_K)
+    for j in range(0, 4 * C, BLOCK_J):
+        offs = j + tl.arange(0, BLOCK_J)
+        logit = _product(excite_ptr, hidden_ptr, offs, 4 * C, D, D, 1, BLOCK_J, BLOCK_D)
         logit += tl.load(excite_bias_ptr + offs, mask=offs < 4 * C, other=0.0).to(tl.float32)
         tl.store(coeffs_ptr + offs, (logit + RELU_ADD) / RELU_DIVISOR, mask=offs < 4 * C)
 
@@ -421,7 +421,7 @@ def dyhead_attention_back_kernel(tables_ptr, scratch_ptr, mid_weight, mid_bias, 
                                  SCALE_MOST: tl.constexpr, RELU_DIVISOR: tl.constexpr,
                                  RELU_LEAST: tl.constexpr, RELU_MOST: tl.constexpr,
                                  BLOCK_G: tl.constexpr, BLOCK_C: tl.constexpr,
-                                 BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+                                 BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr):
     """From sums to the factors of the maps' gradients, and each image's gradients of parameters.
 
     Grid: (L B,); one program owns one image of one level. dcoeffs become the gradient before the
@@ -435,22 +435,22 @@ def dyhead_attention_back_kernel(tables_ptr, scratch_ptr, mid_weight, mid_bias, 
     dmean_ptr = scratch_ptr + DMEAN * plane + row * C
     dcoeffs_ptr = scratch_ptr + DCOEFFS * plane + row * (4 * C)
     dhidden_ptr = scratch_ptr + DHIDDEN * plane + row * D
-    for n in range(0, 4 * C, BLOCK_N):
-        offs = n + tl.arange(0, BLOCK_N)
+    for j in range(0, 4 * C, BLOCK_J):
+        offs = j + tl.arange(0, BLOCK_J)
         linear = tl.load(coeffs_ptr + offs, mask=offs < 4 * C, other=0.0)
         grad = tl.load(dcoeffs_ptr + offs, mask=offs < 4 * C, other=0.0) / RELU_DIVISOR
         grad = tl.where((linear >= RELU_LEAST) & (linear <= RELU_MOST), grad, 0.0)
         tl.store(dcoeffs_ptr + offs, grad, mask=offs < 4 * C)
     tl.debug_barrier()  # here as below, every thread wants all that was stored
-    for n in range(0, D, BLOCK_N):
-        offs = n + tl.arange(0, BLOCK_N)
-        grad = _product(excite_ptr, dcoeffs_ptr, offs, D, 4 * C, 1, D, BLOCK_N, BLOCK_K)
+    for d in range(0, D, BLOCK_D):
+        offs = d + tl.arange(0, BLOCK_D)
+        grad = _product(excite_ptr, dcoeffs_ptr, offs, D, 4 * C, 1, D, BLOCK_D, BLOCK_J)
         hidden = tl.load(hidden_ptr + offs, mask=offs < D, other=0.0)
         tl.store(dhidden_ptr + offs, tl.where(hidden <= 0, 0.0, grad), mask=offs < D)
     tl.debug_barrier()
-    for n in range(0, C, BLOCK_N):
-        offs = n + tl.arange(0, BLOCK_N)
-        grad = _product(squeeze_ptr, dhidden_ptr, offs, C, D, 1, C, BLOCK_N, BLOCK_K)
+    for c in range(0, C, BLOCK_J):
+        offs = c + tl.arange(0, BLOCK_J)
+        grad = _product(squeeze_ptr, dhidden_ptr, offs, C, D, 1, C, BLOCK_J, BLOCK_D)
         tl.store(dmean_ptr + offs, grad, mask=offs < C)
     tl.debug_barrier()
 

@@ -23,8 +23,8 @@ __all__ = ["Act", "Attention", "can_run_dyhead_attention", "dyhead_attention"]
 TILE = {"BLOCK_P": 32, "BLOCK_C": 64, "num_warps": 4}
 #: Tiles by channels of a program that adds up what tiles have.
 MERGE = {"BLOCK_T": 32, "BLOCK_C": 32, "num_warps": 4}
-#: Of a layer's weight, as one program reads it: a thread waits for 128 bytes at a time.
-LAYER = {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 8}
+#: Channels by hidden ones of a layer's weight: a thread waits for 128 bytes of float32 at a time.
+LAYER = {"BLOCK_J": 128, "BLOCK_D": 64, "num_warps": 8}
 #: Of the gradient of such a weight.
 OUTER = {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4}
 #: Channels, padded to powers of two, that one program holds.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import dtype_reason, next_power_of_2
+from ..common import DTYPES, dtype_reason, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
 from ..launch import Program, launch
 from .cpu import focal_sum
@@ -32,13 +32,14 @@ def can_run_focal_losses(x: Tensor, *others: Tensor | None) -> Reason | None:
         x: the prediction.
         others: target, values and weight.
     """
-    for one in (x, *others):
-        if one is None:
-            continue
-        if one.is_floating_point() and (reason := dtype_reason(one)):
-            return reason
-        if one is not x and one.requires_grad and torch.is_grad_enabled():
-            return "its kernels have no gradient in targets and weights"
+    if x.dtype not in DTYPES:
+        return dtype_reason(x)
+    for one in others:
+        if one is not None:
+            if one.dtype not in DTYPES and one.is_floating_point():
+                return dtype_reason(one)
+            if one.requires_grad and torch.is_grad_enabled():
+                return "its kernels have no gradient in targets and weights"
     return None
 
 
@@ -47,29 +48,30 @@ def _whole(exponent: float) -> int:
 
 
 @lru_cache(maxsize=512)
-def _program(kind: str, classes: int, first: float, second: float, labels: bool, weight: int,
-             **has: bool) -> Program:
+def _program(kind: str, classes: int, first: float, second: float, target_dim: int,
+             weight_dim: int, has_values: bool, has_grad: bool, has_out: bool, has_dx: bool,
+             has_sums: bool) -> Program:
     from .kernel import focal_losses_kernel
 
     return Program(focal_losses_kernel, C=classes, KIND=kind, FIRST=_whole(first),
-                   SECOND=_whole(second) if kind == "gaussian" else -1, LABELS=labels,
-                   WEIGHT=("", "row", "element")[weight], BLOCK=BLOCK, STEPS=STEPS, num_warps=4,
-                   **has)
+                   SECOND=_whole(second) if kind == "gaussian" else -1, LABELS=target_dim == 1,
+                   WEIGHT=("", "row", "element")[weight_dim], BLOCK=BLOCK, STEPS=STEPS,
+                   num_warps=4, HAS_VALUES=has_values, HAS_GRAD=has_grad, HAS_OUT=has_out,
+                   HAS_DX=has_dx, HAS_SUMS=has_sums)
 
 
 def _launch(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
             first: float, second: float, grad: Tensor | None, out: Tensor | None,
             dx: Tensor | None, sums: Tensor | None) -> None:
-    def ready(one: Tensor | None) -> Tensor | None:
-        return None if one is None else one.contiguous()
-
-    program = _program(kind, x.shape[1], first, second, target.dim() == 1,
-                       0 if weight is None else weight.dim(), HAS_VALUES=values is not None,
-                       HAS_GRAD=grad is not None, HAS_OUT=out is not None, HAS_DX=dx is not None,
-                       HAS_SUMS=sums is not None)
+    program = _program(kind, x.shape[1], first, second, target.dim(),
+                       0 if weight is None else weight.dim(), values is not None,
+                       grad is not None, out is not None, dx is not None, sums is not None)
     size = x.numel()
-    program((-(-size // (BLOCK * STEPS)),), x.contiguous(), target.contiguous(), ready(values),
-            ready(weight), ready(grad), out, dx, sums, size, first, second, device=x.device)
+    program((-(-size // (BLOCK * STEPS)),), x.contiguous(), target.contiguous(),
+            None if values is None else values.contiguous(),
+            None if weight is None else weight.contiguous(),
+            None if grad is None else grad.contiguous(), out, dx, sums, size, first, second,
+            device=x.device)
 
 
 # ------------------------------------------------------------------ one loss per element
@@ -125,54 +127,80 @@ def _slope_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 _SUM = ("(str kind, Tensor x, Tensor target, Tensor? values, Tensor? weight, float first, "
-        "float second, bool with_slope) -> (Tensor, Tensor)")
+        "float second, bool with_slope, Tensor? over, float? count) -> (Tensor, Tensor)")
 
 
-@operator("focal_losses_sum", _SUM)
+def _divided(total: Tensor, over: Tensor | None, count: float | None) -> Tensor:
+    if over is not None:
+        return total / over
+    return total if count is None else total / count
+
+
+@operator("focal_losses_sum", _SUM, saved=1)
 def _sum(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
-         first: float, second: float, with_slope: bool) -> tuple[Tensor, Tensor]:
-    """The sum, and its derivative in x (empty if not wanted)."""
+         first: float, second: float, with_slope: bool, over: Tensor | None, count: float | None
+         ) -> tuple[Tensor, Tensor]:
+    """The sum, divided by one or the other if given, and its derivative in x before the division.
+
+    The derivative is empty if not wanted. The division is here because each node of autograd's
+    takes the host as long as a launch.
+    """
     sums = x.new_empty(-(-x.numel() // (BLOCK * STEPS)), dtype=torch.float32)
     slope = x.new_empty(x.shape if with_slope else 0, dtype=_slope_dtype(x.dtype))
     _launch(kind, x, target, values, weight, first, second, None, None,
             slope if with_slope else None, sums)
-    return sums.sum().to(x.dtype), slope
+    return _divided(_cast(sums.sum(), x.dtype), over, count), slope
 
 
-@operator("focal_losses_sum_torch", _SUM)
+@operator("focal_losses_sum_torch", _SUM, saved=1)
 def _sum_torch(kind: str, x: Tensor, target: Tensor, values: Tensor | None,
-               weight: Tensor | None, first: float, second: float, with_slope: bool
-               ) -> tuple[Tensor, Tensor]:
+               weight: Tensor | None, first: float, second: float, with_slope: bool,
+               over: Tensor | None, count: float | None) -> tuple[Tensor, Tensor]:
     """The same on the CPU."""
     slope = torch.empty(x.shape if with_slope else 0, dtype=_slope_dtype(x.dtype), device=x.device)
     total = focal_sum(kind, x, target, values, weight, first, second,
                       slope if with_slope else None)
-    return total.to(x.dtype), slope
+    return _divided(_cast(total, x.dtype), over, count), slope
 
 
 @_sum.register_fake
 @_sum_torch.register_fake
 def _(kind: str, x: Tensor, target: Tensor, values: Tensor | None, weight: Tensor | None,
-      first: float, second: float, with_slope: bool) -> tuple[Tensor, Tensor]:
-    return x.new_empty(()), x.new_empty(x.shape if with_slope else 0, dtype=_slope_dtype(x.dtype))
+      first: float, second: float, with_slope: bool, over: Tensor | None, count: float | None
+      ) -> tuple[Tensor, Tensor]:
+    return (_divided(x.new_empty(()), over, count),
+            x.new_empty(x.shape if with_slope else 0, dtype=_slope_dtype(x.dtype)))
+
+
+def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype == dtype else t.to(dtype)  # which takes as long as an operator
 
 
 def _sum_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
-    ctx.dtype = inputs[1].dtype
+    _, x, *_, over, ctx.count = inputs
+    ctx.save_for_backward(output[1], over)
+    ctx.dtype = x.dtype
     ctx.set_materialize_grads(False)
 
 
-def _sum_autograd(ctx: Any, grad: Tensor | None, again: Tensor | None) -> tuple[Any, ...]:
+#: Says so where a second derivative is taken.
+_FIRST_ONLY = ("the focal losses' sums have a first derivative only; for a second one take the "
+               "losses of reduction='none' under the torch backend")
+
+
+def _sum_autograd(ctx: Any, grad: Tensor | None, again: Tensor | None = None) -> tuple[Any, ...]:
     if again is not None:
-        raise RuntimeError("the focal losses' sums have a first derivative only; for a second one "
-                           "take the losses of reduction='none' under the torch backend")
-    (slope,) = ctx.saved_tensors
+        raise RuntimeError(_FIRST_ONLY)
     dx = None
     if grad is not None:
-        dx = slope * (grad if grad.dtype == slope.dtype else grad.to(slope.dtype))
-        dx = dx if dx.dtype == ctx.dtype else dx.to(ctx.dtype)
-    return None, dx, None, None, None, None, None, None
+        slope, over = ctx.saved_tensors
+        grad = _divided(grad, over, ctx.count)
+        if grad.dim():
+            grad = grad.sum()
+        dx = _cast(slope * _cast(_cast(grad, ctx.dtype), slope.dtype), ctx.dtype)
+        if torch.is_grad_enabled() and not tracing():
+            dx = torch._C._functions.DelayedError(_FIRST_ONLY, 1)(dx.detach().requires_grad_())
+    return None, dx, None, None, None, None, None, None, None, None
 
 
 _sum.register_autograd(_sum_autograd, setup_context=_sum_setup)
@@ -236,13 +264,6 @@ _softmax.register_autograd(_softmax_autograd, setup_context=_softmax_setup)
 
 
 # ------------------------------------------------------------------ public functions
-def _reduce(loss: Tensor, count: int, reduction: str, avg_factor: float | Tensor | None) -> Tensor:
-    """Finish a sum: MMDetection's reductions."""
-    if reduction == "sum":
-        return loss
-    return loss / count if avg_factor is None else loss / (avg_factor + EPS)
-
-
 def _check(name: str, reduction: str, avg_factor: float | Tensor | None) -> None:
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
@@ -251,34 +272,65 @@ def _check(name: str, reduction: str, avg_factor: float | Tensor | None) -> None
 
 
 def _run(name: str, kind: str, x: Tensor, target: Tensor, values: Tensor | None,
-         weight: Tensor | None, first: float, second: float, reduction: str) -> Tensor:
-    """Check, and compute the losses [N, C] or their sum."""
-    if not x.is_floating_point() or x.dim() != 2:
+         weight: Tensor | None, first: float, second: float, reduction: str,
+         count: int, avg_factor: float | Tensor | None) -> Tensor:
+    """Check, and compute the losses [N, C], or reduce them as MMDetection does.
+
+    Args:
+        name: the loss, for messages.
+        kind: the kernels' name of it.
+        x: the prediction.
+        target: labels or a target for each element.
+        values: the target at the label.
+        weight: of rows or elements.
+        first: an exponent.
+        second: another, or a factor.
+        reduction: of the losses.
+        count: what ``'mean'`` divides the sum by where there is no ``avg_factor``.
+        avg_factor: what it divides by else.
+    """
+    shape, device = x.shape, x.device
+    if not x.is_floating_point() or len(shape) != 2:
         raise ValueError(f"{name}: pred must be floating-point [N, C], got {x.dtype} "
-                         f"{list(x.shape)}")
-    n, c = x.shape
-    if list(target.shape) not in ([n], [n, c]) or target.device != x.device or (
+                         f"{list(shape)}")
+    n, c = shape
+    if target.shape not in (shape, shape[:1]) or target.device != device or (
             target.dim() == 1 and target.is_floating_point()):
         raise ValueError(f"{name}: target must be integer labels [{n}] or [{n}, {c}] on "
-                         f"{x.device}, got {target.dtype} {list(target.shape)} on "
+                         f"{device}, got {target.dtype} {list(target.shape)} on "
                          f"{target.device}")
-    if weight is not None and (list(weight.shape) not in ([n], [n, c])
-                               or weight.device != x.device):
-        raise ValueError(f"{name}: weight must be [{n}] or [{n}, {c}] on {x.device}, got "
+    if weight is not None and (weight.shape not in (shape, shape[:1]) or weight.device != device):
+        raise ValueError(f"{name}: weight must be [{n}] or [{n}, {c}] on {device}, got "
                          f"{list(weight.shape)} on {weight.device}")
     first, second = float(first), float(second)
-    reason = can_run_focal_losses(x, target, values, weight)
-    triton = use_triton("focal_losses", x.device, reason)
-    fused = triton or (x.device.type == "cpu" and not tracing()
+    triton = use_triton("focal_losses", device, can_run_focal_losses(x, target, values, weight))
+    traced = tracing()
+    fused = triton or (device.type == "cpu" and not traced
                        and not any(one is not None and one.requires_grad
                                    for one in (target, values, weight)))
     if reduction == "none" or not fused:
         loss = (_each if triton else focal_reference)(kind, x, target, values, weight, first,
                                                       second)
-        return loss if reduction == "none" else loss.sum()
-    wanted = x.requires_grad and torch.is_grad_enabled()
-    return (_sum if triton else _sum_torch)(kind, x, target, values, weight, first, second,
-                                            wanted)[0]
+        if reduction == "none":
+            return loss
+        loss, wanted = loss.sum(), False
+    over: Tensor | None = None
+    divisor: float | None = None
+    if reduction == "mean":
+        if avg_factor is None:
+            divisor = count
+        elif isinstance(avg_factor, Tensor):
+            over = avg_factor + EPS
+        else:
+            divisor = avg_factor + EPS
+    # A compiler fuses the division itself, and it may have a gradient of its own.
+    within = fused and not traced and (over is None or not over.requires_grad)
+    if fused:
+        wanted = x.requires_grad and torch.is_grad_enabled()
+        loss = (_sum if triton else _sum_torch)(
+            kind, x, target, values, weight, first, second, wanted, over if within else None,
+            None if divisor is None or not within else float(divisor))
+    return loss if within else _divided(loss, over, divisor)
 
 
 def sigmoid_focal_loss(pred: Tensor, target: Tensor, weight: Tensor | None = None,
@@ -304,8 +356,8 @@ def sigmoid_focal_loss(pred: Tensor, target: Tensor, weight: Tensor | None = Non
     """
     name = "sigmoid_focal_loss"
     _check(name, reduction, avg_factor)
-    loss = _run(name, "sigmoid", pred, target, None, weight, gamma, alpha, reduction)
-    return loss if reduction == "none" else _reduce(loss, pred.numel(), reduction, avg_factor)
+    return _run(name, "sigmoid", pred, target, None, weight, gamma, alpha, reduction,
+                pred.numel(), avg_factor)
 
 
 def quality_focal_loss(pred: Tensor, target: tuple[Tensor, Tensor], weight: Tensor | None = None,
@@ -337,8 +389,9 @@ def quality_focal_loss(pred: Tensor, target: tuple[Tensor, Tensor], weight: Tens
     if weight is not None and weight.dim() != 1:
         raise ValueError(f"{name}: weight must be [N], got {list(weight.shape)}")
     labels, quality = target
-    loss = _run(name, "quality", pred, labels, quality, weight, beta, 0.0, reduction)
-    return loss.sum(1) if reduction == "none" else _reduce(loss, len(pred), reduction, avg_factor)
+    loss = _run(name, "quality", pred, labels, quality, weight, beta, 0.0, reduction, len(pred),
+                avg_factor)
+    return loss.sum(1) if reduction == "none" else loss
 
 
 def varifocal_loss(pred: Tensor, target: Tensor, weight: Tensor | None = None, alpha: float = 0.75,
@@ -369,8 +422,8 @@ def varifocal_loss(pred: Tensor, target: Tensor, weight: Tensor | None = None, a
         raise ValueError(f"{name}: target must be {list(pred.shape)} like pred, got "
                          f"{list(target.shape)}")
     kind = "varifocal" if iou_weighted else "varifocal_plain"
-    loss = _run(name, kind, pred, target, None, weight, gamma, alpha, reduction)
-    return loss if reduction == "none" else _reduce(loss, pred.numel(), reduction, avg_factor)
+    return _run(name, kind, pred, target, None, weight, gamma, alpha, reduction, pred.numel(),
+                avg_factor)
 
 
 def gaussian_focal_loss(pred: Tensor, gaussian_target: Tensor, weight: Tensor | None = None,
@@ -401,10 +454,9 @@ def gaussian_focal_loss(pred: Tensor, gaussian_target: Tensor, weight: Tensor | 
             raise ValueError(f"{name}: {what} must be {list(pred.shape)} like pred, got "
                              f"{list(one.shape)}")
     loss = _run(name, "gaussian", pred.reshape(-1, 1), gaussian_target.reshape(-1, 1), None,
-                None if weight is None else weight.reshape(-1, 1), gamma, alpha, reduction)
-    if reduction == "none":
-        return loss.view(pred.shape)
-    return _reduce(loss, pred.numel(), reduction, avg_factor)
+                None if weight is None else weight.reshape(-1, 1), gamma, alpha, reduction,
+                pred.numel(), avg_factor)
+    return loss.view(pred.shape) if reduction == "none" else loss
 
 
 def softmax_focal_loss(pred: Tensor, target: Tensor, weight: Tensor | None = None,
@@ -444,4 +496,4 @@ def softmax_focal_loss(pred: Tensor, target: Tensor, weight: Tensor | None = Non
                                                              float(alpha))
     if reduction == "none":
         return loss
-    return _reduce(loss.sum(), len(pred), reduction, None)
+    return loss.sum() if reduction == "sum" else loss.sum() / len(pred)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..autograd import operator
 from ..common import next_power_of_2, options
 from ..dispatch import Reason, use_triton
-from ..launch import Program, capability
+from ..launch import Prepared, Program, capability
 from .reference import gelu_linear_reference
 
 __all__ = ["can_run_gelu_linear", "gelu_linear"]
@@ -59,24 +59,16 @@ def _config(n: int, backward: bool, hip: bool) -> _Config:
     return _Config(64, 32, n_0, n_1, warps, stages)
 
 
-class _Plan(NamedTuple):
-    """What a launch has in common with all of the same sizes."""
-
-    program: Program
-    grid: tuple[int]
-    numbers: tuple[int, int]  # rows, and rows of a sample
-
-
 @lru_cache(maxsize=512)
-def _plan(kind: str, hidden: torch.Size, n: int, hip: bool, **has: int) -> _Plan:
+def _plan(kind: str, hidden: torch.Size, n: int, hip: bool, **has: int) -> Prepared:
+    """``fwd`` or ``bwd``, with rows and rows of a sample."""
     from . import kernel
 
     rows = math.prod(hidden[:-1])
     config = _config(n, kind == "bwd", hip)
     program = Program(getattr(kernel, f"gelu_linear_{kind}_kernel"), N=n, K=hidden[-1],
                       N_0=config.n_0, N_1=config.n_1, **has, **options(config))
-    return _Plan(program, (-(-rows // config.block_m),),
-                 (rows, max(1, rows // max(1, hidden[0]))))
+    return program.at((-(-rows // config.block_m),), rows, max(1, rows // max(1, hidden[0])))
 
 
 def _hip(x: Tensor) -> bool:
@@ -99,13 +91,12 @@ def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, residual: Tens
              scale: Tensor | None) -> Tensor:
     hidden, n = hidden.contiguous(), weight.shape[0]
     out = hidden.new_empty((*hidden.shape[:-1], n), dtype=_out_dtype(hidden, residual))
-    plan = _plan("fwd", hidden.shape, n, _hip(hidden), HAS_BIAS=int(bias is not None),
-                 HAS_RESIDUAL=int(residual is not None), HAS_SCALE=int(scale is not None))
-    plan.program(plan.grid, hidden, _as(weight, hidden.dtype).contiguous(),
-                 hidden if bias is None else bias.contiguous(),
-                 hidden if residual is None else residual.contiguous(),
-                 hidden if scale is None else scale.contiguous(), out, *plan.numbers,
-                 device=hidden.device)
+    fwd = _plan("fwd", hidden.shape, n, _hip(hidden), HAS_BIAS=int(bias is not None),
+                HAS_RESIDUAL=int(residual is not None), HAS_SCALE=int(scale is not None))
+    fwd(hidden, _as(weight, hidden.dtype).contiguous(),
+        hidden if bias is None else bias.contiguous(),
+        hidden if residual is None else residual.contiguous(),
+        hidden if scale is None else scale.contiguous(), out, device=hidden.device)
     return out
 
 
@@ -129,11 +120,10 @@ def _backward(grad: Tensor, hidden: Tensor, weight: Tensor, scale: Tensor | None
     # The product of the weight's gradient reads what the kernel read, scaled and rounded.
     apart = (needs_weight or needs_bias) and (grad.dtype != hidden.dtype or scale is not None)
     dout = torch.empty_like(grad, dtype=hidden.dtype) if apart else grad
-    plan = _plan("bwd", hidden.shape, n, _hip(hidden), HAS_SCALE=int(scale is not None),
-                 NEEDS_ACT=int(needs_weight), NEEDS_OUT=int(apart))
-    plan.program(plan.grid, grad, hidden, _as(weight, hidden.dtype).contiguous(),
-                 hidden if scale is None else scale.contiguous(), dhidden, act, dout,
-                 *plan.numbers, device=hidden.device)
+    bwd = _plan("bwd", hidden.shape, n, _hip(hidden), HAS_SCALE=int(scale is not None),
+                NEEDS_ACT=int(needs_weight), NEEDS_OUT=int(apart))
+    bwd(grad, hidden, _as(weight, hidden.dtype).contiguous(),
+        hidden if scale is None else scale.contiguous(), dhidden, act, dout, device=hidden.device)
     dout = dout.view(-1, n)
     return (dhidden, dout.T @ act.view(-1, k) if needs_weight else hidden.new_empty(0),
             dout.sum(0) if needs_bias else hidden.new_empty(0))

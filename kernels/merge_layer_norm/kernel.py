@@ -60,7 +60,7 @@ def _store(x_ptr, x, first, column, top, H, W, r: tl.constexpr, c: tl.constexpr,
 
 @triton.jit(do_not_specialize=["H", "W", "rows"])
 def merge_layer_norm_fwd_kernel(
-        x_ptr, weight_ptr, bias_ptr, out_ptr, stats_ptr, H, W, rows, eps, C: tl.constexpr,
+        x_ptr, weight_ptr, bias_ptr, out_ptr, stats_ptr, eps, H, W, rows, C: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
     """out, the normalisation of merged tokens; stats, mean and 1 / deviation.
 

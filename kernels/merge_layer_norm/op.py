@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..add_layer_norm.op import RowConfig, row_config, row_reason
 from ..autograd import operator
 from ..common import autocasting, options, partial_sums
 from ..dispatch import Reason, use_triton
-from ..launch import Program, num_sms
+from ..launch import Prepared, Program, num_sms
 from .reference import merge_layer_norm_reference
 
 __all__ = ["can_run_merge_layer_norm", "merge_layer_norm"]
@@ -36,43 +36,31 @@ def _config(channels: int, backward: bool) -> RowConfig:
     return config._replace(per_sm=_PER_SM.get(config.block_c, _USUAL_PER_SM))
 
 
-class _Plan(NamedTuple):
-    """What a launch has in common with all of the same sizes."""
-
-    program: Program
-    grid: tuple[int]
-    rows: int  # merged tokens
-    numbers: tuple[int, ...]  # the kernel's last arguments: H, W, rows, and blocks to walk over
-
-
 @lru_cache(maxsize=512)
-def _plan(x: torch.Size, H: int, W: int, multiprocessors: int, **needs: int) -> _Plan:
-    """The backward's with multiprocessors, whose programs walk; else the forward's."""
+def _plan(kind: str, x: torch.Size, H: int, W: int, multiprocessors: int, **needs: int) -> Prepared:
+    """``fwd`` or ``bwd``, whose programs walk over blocks, with H, W, merged tokens, and blocks."""
     from . import kernel
 
-    config = _config(x[2], multiprocessors > 0)
+    config = _config(x[2], kind == "bwd")
     lines, w = x[0] * -(-H // 2), -(-W // 2)
     blocks = lines * -(-w // config.block_m)
-    own = {**options(config), "C": x[2], "BLOCK_C": config.block_c // 4}
-    if multiprocessors:
-        return _Plan(Program(kernel.merge_layer_norm_bwd_kernel, **own, **needs),
-                     (config.programs(blocks, multiprocessors),), lines * w,
-                     (H, W, lines * w, blocks))
-    return _Plan(Program(kernel.merge_layer_norm_fwd_kernel, **own), (blocks,), lines * w,
-                 (H, W, lines * w))
+    program = Program(getattr(kernel, f"merge_layer_norm_{kind}_kernel"), C=x[2],
+                      BLOCK_C=config.block_c // 4, **options(config, ("block_c",)), **needs)
+    if kind == "fwd":
+        return program.at((blocks,), H, W, lines * w)
+    return program.at((config.programs(blocks, multiprocessors),), H, W, lines * w, blocks)
 
 
 @operator(
     "merge_layer_norm",
     "(Tensor x, SymInt H, SymInt W, Tensor weight, Tensor bias, float eps, ScalarType dtype) "
-    "-> (Tensor, Tensor)")
+    "-> (Tensor, Tensor)", saved=1)
 def _forward(x: Tensor, H: int, W: int, weight: Tensor, bias: Tensor, eps: float,
              dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     x = x.contiguous()
-    plan = _plan(x.shape, H, W, 0)
     out, stats = _results(x, H, W, dtype)
-    plan.program(plan.grid, x, weight.contiguous(), bias.contiguous(), out, stats, *plan.numbers,
-                 eps, device=x.device)
+    fwd = _plan("fwd", x.shape, H, W, 0)
+    fwd(x, weight.contiguous(), bias.contiguous(), out, stats, eps, device=x.device)
     return out, stats
 
 
@@ -96,11 +84,10 @@ def _results(x: Tensor, H: int, W: int, dtype: torch.dtype) -> tuple[Tensor, Ten
 def _backward(grad: Tensor, x: Tensor, stats: Tensor, H: int, W: int, weight: Tensor,
               needs_weight: bool) -> tuple[Tensor, Tensor]:
     grad, x = grad.contiguous(), x.contiguous()
-    plan = _plan(x.shape, H, W, num_sms(x.device), NEEDS_WEIGHT=int(needs_weight))
+    bwd = _plan("bwd", x.shape, H, W, num_sms(x.device), NEEDS_WEIGHT=int(needs_weight))
     dx = torch.empty_like(x)
-    partial = partial_sums((*plan.grid, 2, 4 * x.shape[2]), x.device, needs_weight)
-    plan.program(plan.grid, grad, x, stats, weight.contiguous(), dx, partial, *plan.numbers,
-                 device=x.device)
+    partial = partial_sums((*bwd.grid, 2, 4 * x.shape[2]), x.device, needs_weight)
+    bwd(grad, x, stats, weight.contiguous(), dx, partial, device=x.device)
     return dx, partial.sum(0) if needs_weight else partial
 
 
@@ -115,16 +102,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     x, H, W, weight, bias, *_ = inputs
     ctx.save_for_backward(x, output[1], weight)
     ctx.hw, ctx.bias_dtype = (H, W), bias.dtype
-    ctx.mark_non_differentiable(output[1])
 
 
-def _autograd(ctx: Any, grad: Tensor, _stats: Tensor) -> tuple[Tensor | None, ...]:
+def _autograd(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
     x, stats, weight = ctx.saved_tensors
     needs_x, _, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
     dx, dweights = _backward(grad, x, stats, *ctx.hw, weight, needs_weight or needs_bias)
+    dweight = dbias = None
+    if needs_weight or needs_bias:
+        dweight, dbias = (d if d.dtype == t else d.to(t)
+                          for d, t in zip(dweights.unbind(), (weight.dtype, ctx.bias_dtype)))
     return (dx if needs_x else None, None, None,
-            dweights[0].to(weight.dtype) if needs_weight else None,
-            dweights[1].to(ctx.bias_dtype) if needs_bias else None, None, None)
+            dweight if needs_weight else None, dbias if needs_bias else None, None, None)
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
@@ -169,4 +158,4 @@ def merge_layer_norm(x: Tensor, hw: tuple[int, int], weight: Tensor, bias: Tenso
             dtype = torch.promote_types(dtype, torch.float32)
     if not use_triton(NAME, device, can_run_merge_layer_norm(x, weight, dtype)):
         return merge_layer_norm_reference(x, (height, width), weight, bias, eps, dtype)
-    return _forward(x, height, width, weight, bias, eps, dtype)[0]
+    return _forward(x, height, width, weight, bias, eps, dtype)

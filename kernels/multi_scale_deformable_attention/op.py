@@ -13,9 +13,9 @@ from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2, optional_empty
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
-from ..launch import Program
+from ..launch import Prepared, program
 from ..pyramid import level_table
-from .cpu import multi_scale_deformable_attention_cpu
+from .cpu import multi_scale_deformable_attention_torch
 
 __all__ = ["can_run_multi_scale_deformable_attention", "multi_scale_deformable_attention"]
 
@@ -28,14 +28,18 @@ MAX_POINTS = 16
 def can_run_multi_scale_deformable_attention(value: Tensor, sampling_locations: Tensor,
                                              attention_weights: Tensor) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
-    if reason := dtype_reason(value, sampling_locations, attention_weights):
+    return _reason(value.shape, sampling_locations.shape, value.dtype, sampling_locations.dtype,
+                   attention_weights.dtype)
+
+
+def _reason(value: torch.Size, places: torch.Size, *dtypes: torch.dtype) -> Reason | None:
+    if reason := dtype_reason(*dtypes):
         return reason
-    if not 1 <= value.shape[3] <= 256:
-        return f"its kernels take heads of 1 to 256 channels, not {value.shape[3]}"
-    if sampling_locations.shape[4] > MAX_POINTS:
-        return (f"its kernels take up to {MAX_POINTS} points on a level, "
-                f"not {sampling_locations.shape[4]}")
-    if value.shape[0] > 65535 or value.shape[1] >= 2**31:
+    if not 1 <= value[3] <= 256:
+        return f"its kernels take heads of 1 to 256 channels, not {value[3]}"
+    if places[4] > MAX_POINTS:
+        return f"its kernels take up to {MAX_POINTS} points on a level, not {places[4]}"
+    if value[0] > 65535 or value[1] >= 2**31:
         return "its kernels count up to 65535 images and 2^31 places in one"
     return None
 
@@ -63,31 +67,20 @@ def _rows(t: Tensor) -> Tensor:
     return t if t.is_contiguous() or t.transpose(0, 1).is_contiguous() else t.contiguous()
 
 
-class _Plan(NamedTuple):
-    """What a launch has in common with all of the same sizes."""
-
-    program: Program
-    grid: tuple[int, int]
-    numbers: tuple[int, ...]  # sizes and strides, the kernel's last arguments
-
-
 @lru_cache(maxsize=512)
-def _plan(kind: str, value: torch.Size, places: torch.Size, strides: tuple[int, ...],
-          dtype: torch.dtype, **needs: int) -> _Plan:
+def _plan(kind: str, value: torch.Size, places: torch.Size, dtype: torch.dtype,
+          strides: tuple[tuple[int, ...], ...], **needs: int) -> Prepared:
+    """The launch of a call of such sizes, which takes its tensors."""
     from . import kernel
 
     B, K, heads, d = value
     Q, L, P = places[1], *places[3:5]
     config = _config(kind, d, dtype)
-    program = Program(
+    by_image_and_row = [step for each in strides for step in each[:2]]
+    return program(
         getattr(kernel, f"multi_scale_deformable_attention_{kind}_kernel"), HEADS=heads, D=d, L=L,
-        P=P, BLOCK_Q=config.block_q, BLOCK_D=config.block_d, num_warps=config.num_warps, **needs)
-    return _Plan(program, (-(-Q // config.block_q) * heads, B), (K, Q, *strides))
-
-
-def _strides(value: Tensor, places: Tensor, weights: Tensor) -> tuple[int, ...]:
-    """By image and by row."""
-    return (*value.stride()[:2], *places.stride()[:2], *weights.stride()[:2])
+        P=P, BLOCK_Q=config.block_q, BLOCK_D=config.block_d, num_warps=config.num_warps, **needs,
+    ).at((-(-Q // config.block_q) * heads, B), K, Q, *by_image_and_row)
 
 
 @operator(
@@ -98,9 +91,9 @@ def _forward(value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor, weigh
     value, places, weights = _rows(value), _rows(places), _rows(weights)
     B, _, heads, d = value.shape
     out = value.new_empty(B, places.shape[1], heads * d)
-    plan = _plan("fwd", value.shape, places.shape, _strides(value, places, weights), value.dtype)
-    plan.program(plan.grid, value, sizes.contiguous(), starts.contiguous(), places, weights, out,
-                 *plan.numbers, device=value.device)
+    _plan("fwd", value.shape, places.shape, value.dtype,
+          (value.stride(), places.stride(), weights.stride()))(
+        value, sizes.contiguous(), starts.contiguous(), places, weights, out, device=value.device)
     return out
 
 
@@ -129,10 +122,11 @@ def _backward(grad: Tensor, value: Tensor, sizes: Tensor, starts: Tensor, places
     dvalue = (torch.zeros_like(value, dtype=torch.int64 if fixed else torch.float32)
               if needs_value else value.new_empty(0))
     dplaces, dweights = (optional_empty(t, needs_place) for t in (places, weights))
-    plan = _plan("bwd", value.shape, places.shape, _strides(value, places, weights), value.dtype,
-                 NEEDS_VALUE=int(needs_value), NEEDS_PLACE=int(needs_place), FIXED=int(fixed))
-    plan.program(plan.grid, value, sizes.contiguous(), starts.contiguous(), places, weights, grad,
-                 scale, dvalue, dplaces, dweights, *plan.numbers, device=value.device)
+    _plan("bwd", value.shape, places.shape, value.dtype,
+          (value.stride(), places.stride(), weights.stride()), NEEDS_VALUE=int(needs_value),
+          NEEDS_PLACE=int(needs_place), FIXED=int(fixed))(
+        value, sizes.contiguous(), starts.contiguous(), places, weights, grad, scale, dvalue,
+        dplaces, dweights, device=value.device)
     if fixed:
         dvalue = dvalue.double() / scale
     return dvalue.to(value.dtype), dplaces, dweights
@@ -185,15 +179,15 @@ _tables: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 _MOST_TABLES = 64
 
 
-def _table(spatial_shapes: Sequence[tuple[int, int]], rows: int, L: int, device: torch.device
-           ) -> tuple[Tensor, Tensor]:
+def _table(spatial_shapes: Sequence[tuple[int, int]], rows: int, L: int, device: torch.device,
+           traced: bool) -> tuple[Tensor, Tensor]:
     """Checked tables of sizes that the host knows, made once on each stream.
 
     What a graph replays or a trace records has to be made in it, and what is made in inference mode
     cannot be saved for a backward pass.
     """
     on_gpu = device.type == "cuda"
-    if tracing() or torch.is_inference_mode_enabled() or (
+    if traced or torch.is_inference_mode_enabled() or (
             on_gpu and torch.cuda.is_current_stream_capturing()):
         return _fresh_table(spatial_shapes, rows, L, device)
     key = (tuple(map(tuple, spatial_shapes)), rows, L, device,
@@ -218,15 +212,15 @@ def _fresh_table(spatial_shapes: Sequence[tuple[int, int]], rows: int, L: int,
 
 
 def _levels(spatial_shapes: Tensor | Sequence[tuple[int, int]],
-            level_start_index: Tensor | Sequence[int] | None, value: Tensor, L: int
-            ) -> tuple[Tensor, Tensor]:
+            level_start_index: Tensor | Sequence[int] | None, value: Tensor, L: int,
+            traced: bool) -> tuple[Tensor, Tensor]:
     """Sizes and first rows as tensors on the device of ``value``; checked where the host has them.
     """
     device, rows = value.device, value.shape[1]
     if isinstance(spatial_shapes, Tensor):
         sizes = spatial_shapes.to(device)
     elif level_start_index is None:
-        return _table(spatial_shapes, rows, L, device)
+        return _table(spatial_shapes, rows, L, device, traced)
     else:
         sizes = level_table(spatial_shapes, device)[0]
     if level_start_index is None:
@@ -236,6 +230,31 @@ def _levels(spatial_shapes: Tensor | Sequence[tuple[int, int]],
         starts = torch.as_tensor(level_start_index, device=device)
     _check_tables(sizes, starts, rows, L)
     return sizes, starts
+
+
+def _check(value: torch.Size, places: torch.Size, weights: torch.Size,
+           dtypes: tuple[torch.dtype, ...], devices: tuple[torch.device, ...]) -> Reason | None:
+    """Refuse what does not fit, and why the kernels cannot take the call, if they cannot."""
+    if len(value) != 4 or len(places) != 6 or places[5] != 2:
+        raise ValueError(f"{NAME}: value must be [B, K, heads, d] and sampling_locations "
+                         f"[B, Q, heads, L, P, 2], got {list(value)} and {list(places)}")
+    if 0 in places[3:5]:
+        raise ValueError(f"{NAME}: sampling_locations must have at least one level and one point, "
+                         f"got {list(places)}")
+    B, heads = value[0], value[2]
+    if places[0] != B or places[2] != heads or weights != places[:5]:
+        raise ValueError(f"{NAME}: for value {list(value)} expected sampling_locations "
+                         f"[{B}, Q, {heads}, L, P, 2] and attention_weights [{B}, Q, {heads}, L, "
+                         f"P], got {list(places)} and {list(weights)}")
+    for name, dtype, device in zip(("value", "sampling_locations", "attention_weights"), dtypes,
+                                   devices):
+        if not dtype.is_floating_point or device != devices[0]:
+            raise ValueError(f"{NAME}: {name} must be floating-point on {devices[0]}, got "
+                             f"{dtype} on {device}")
+    return _reason(value, places, *dtypes)
+
+
+_checked = lru_cache(maxsize=512)(_check)
 
 
 def multi_scale_deformable_attention(
@@ -266,29 +285,14 @@ def multi_scale_deformable_attention(
         ValueError: a shape, type or device is not as above.
         BackendError: the triton backend was asked for by name and cannot take the call.
     """
-    if value.dim() != 4 or sampling_locations.dim() != 6 or sampling_locations.shape[5] != 2:
-        raise ValueError(f"{NAME}: value must be [B, K, heads, d] and sampling_locations "
-                         f"[B, Q, heads, L, P, 2], got {list(value.shape)} and "
-                         f"{list(sampling_locations.shape)}")
-    if 0 in sampling_locations.shape[3:5]:
-        raise ValueError(f"{NAME}: sampling_locations must have at least one level and one point, "
-                         f"got {list(sampling_locations.shape)}")
-    B, heads = value.shape[0], value.shape[2]
-    if sampling_locations.shape[0] != B or sampling_locations.shape[2] != heads or \
-            attention_weights.shape != sampling_locations.shape[:5]:
-        raise ValueError(f"{NAME}: for value {list(value.shape)} expected sampling_locations "
-                         f"[{B}, Q, {heads}, L, P, 2] and attention_weights [{B}, Q, {heads}, L, "
-                         f"P], got {list(sampling_locations.shape)} and "
-                         f"{list(attention_weights.shape)}")
-    for name, t in (("value", value), ("sampling_locations", sampling_locations),
-                    ("attention_weights", attention_weights)):
-        if not t.is_floating_point() or t.device != value.device:
-            raise ValueError(f"{NAME}: {name} must be floating-point on {value.device}, got "
-                             f"{t.dtype} on {t.device}")
-    L = sampling_locations.shape[3]
-    sizes, starts = _levels(spatial_shapes, level_start_index, value, L)
-    reason = can_run_multi_scale_deformable_attention(value, sampling_locations, attention_weights)
-    if not use_triton(NAME, value.device, reason):
-        return multi_scale_deformable_attention_cpu(value, sizes, starts, sampling_locations,
-                                                    attention_weights)
+    traced, device = tracing(), value.device
+    reason = (_check if traced else _checked)(
+        value.shape, sampling_locations.shape, attention_weights.shape,
+        (value.dtype, sampling_locations.dtype, attention_weights.dtype),
+        (device, sampling_locations.device, attention_weights.device))
+    sizes, starts = _levels(spatial_shapes, level_start_index, value, sampling_locations.shape[3],
+                            traced)
+    if not use_triton(NAME, device, reason):
+        return multi_scale_deformable_attention_torch(value, sizes, starts, sampling_locations,
+                                                      attention_weights)
     return _forward(value, sizes, starts, sampling_locations, attention_weights)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from ..autograd import operator
 from ..common import dtype_reason, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
-from ..launch import launch
+from ..launch import Program
 from .cpu import by_group, by_score, nms_cpu
 
 __all__ = ["batched_nms_indices", "batched_nms_padded", "can_run_nms"]
@@ -35,21 +37,26 @@ SCHEMA = ("(Tensor boxes, Tensor groups, Tensor rank, float iou_threshold, SymIn
 def _triton(boxes: Tensor, groups: Tensor, rank: Tensor, iou_threshold: float, offset: int,
             limit: int) -> Tensor:
     """Which boxes stay, bool [B, N], in the order of ``rank``; see the kernels' docstring."""
-    from .kernel import nms_mask_kernel, nms_scan_kernel
-
     b, n = groups.shape
     tiles, words = -(-n // BLOCK), -(-n // 32)
-    keep = torch.zeros(b, n, dtype=torch.bool, device=boxes.device)
-    mask = torch.empty(b, n, words, dtype=torch.int32, device=boxes.device)
-    groups = groups.contiguous()
-    launch(nms_mask_kernel, (tiles, tiles, b), boxes.contiguous(), groups, mask, iou_threshold, n,
-           device=boxes.device, NO_GROUP=NO_GROUP, OFFSET=offset, BLOCK=BLOCK, num_warps=8,
-           enable_fp_fusion=False)
-    lanes = next_power_of_2(words, 32)
-    launch(nms_scan_kernel, (words, b), groups, mask, rank.contiguous(), keep, n, limit,
-           device=boxes.device, NO_GROUP=NO_GROUP, WORDS=lanes,
-           ROWS=8 if lanes <= 1024 else 2, num_warps=min(max(lanes // 128, 1), 8))
+    device, groups = boxes.device, groups.contiguous()
+    keep = torch.zeros((b, n), dtype=torch.bool, device=device)
+    mask = groups.new_empty((b, n, words), dtype=torch.int32)
+    fill, scan = _programs(offset, next_power_of_2(words, 32))
+    fill((tiles, tiles, b), boxes.contiguous(), groups, mask, iou_threshold, n, device=device)
+    scan((words, b), groups, mask, rank.contiguous(), keep, n, limit, device=device)
     return keep
+
+
+@cache
+def _programs(offset: int, lanes: int) -> tuple[Program, Program]:
+    """The two kernels, for rows of the mask of up to ``lanes`` words."""
+    from . import kernel
+
+    return (Program(kernel.nms_mask_kernel, NO_GROUP=NO_GROUP, OFFSET=offset, BLOCK=BLOCK,
+                    num_warps=8, enable_fp_fusion=False),
+            Program(kernel.nms_scan_kernel, NO_GROUP=NO_GROUP, WORDS=lanes,
+                    ROWS=8 if lanes <= 1024 else 2, num_warps=min(max(lanes // 128, 1), 8)))
 
 
 @operator("nms_torch", SCHEMA)
@@ -163,7 +170,10 @@ def batched_nms_padded(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou
             valid=None if valid is None else valid[None])
         return keep[0], count[0]
 
-    boxes, scores = boxes.detach(), scores.detach()
+    if boxes.requires_grad:
+        boxes = boxes.detach()
+    if scores.requires_grad:
+        scores = scores.detach()
     n = boxes.shape[1]
     rank = scores.sort(dim=1, descending=True, stable=True).indices
     if score_threshold > 0:
@@ -182,8 +192,14 @@ def batched_nms_padded(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou
     triton = use_triton("nms", boxes.device, can_run_nms(boxes))
     stays = (_triton if triton else _torch)(boxes, group, by_group, float(iou_threshold), offset,
                                             max(max_num, 0))
-    size = torch.sym_min(n, max_num) if max_num > 0 else n  # min() would guard on it
-    # What stays moves up to its place among the kept; the rest shares one place behind them.
-    place = torch.where(stays, stays.cumsum(1) - 1, size).clamp(max=size)
-    keep = rank.new_zeros(rank.shape[0], size + 1).scatter(1, place, rank)[:, :size]
-    return keep, stays.sum(1).clamp(max=size)
+    # What stays moves to its place among the kept, the rest and what is too much before the first
+    # and behind the last.
+    last = stays.cumsum(1)
+    count = last[:, -1] if n > 0 else stays.sum(1)
+    place = last * stays
+    size = n
+    if max_num > 0:
+        size = torch.sym_min(n, max_num)  # min() would guard on it
+        place, count = place.clamp_(max=size + 1), count.clamp(max=size)
+    keep = rank.new_zeros((rank.shape[0], size + 2)).scatter_(1, place, rank)
+    return keep[:, 1:size + 1], count

@@ -78,6 +78,7 @@ def roi_align_fwd_kernel(
     out_ptr,  # [N, C, PH, PW]
     geometry_ptr,  # [N, 8] fp32
     found_ptr,  # [2, N, C, PH, PW] fp32, with MAXIMUM: y and x of every maximum
+    N,
     h0,
     w0,
     h1,
@@ -94,7 +95,6 @@ def roi_align_fwd_kernel(
     s3,
     s4,
     finest_scale,
-    N,
     B,
     C,
     L: tl.constexpr,
@@ -309,11 +309,11 @@ def roi_align_bwd_kernel(
     found_ptr,  # [2, N, PH PW, C] fp32, with MAXIMUM
     starts_ptr,  # [groups + 1] int32
     dx_ptr,  # [B, C, H, W], any strides
+    N,
     H,
     W,
     C,
     first_group,  # the group of image 0 on this level
-    N,
     stride_b,
     stride_c,
     stride_y,

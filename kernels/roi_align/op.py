@@ -13,7 +13,7 @@ from torch import Tensor
 from ..autograd import operator
 from ..common import DTYPES, Form, form, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
-from ..launch import Program
+from ..launch import Program, program
 from .cpu import roi_align_cpu, roi_align_cpu_backward
 from .reference import Geometry, roi_align_reference, roi_geometry, roi_levels
 
@@ -61,7 +61,7 @@ class _Forward(NamedTuple):
     program: Program
     chunks: int  # of a region's bins
     blocks: int  # of channels
-    numbers: tuple[float, ...]  # sizes and scales of the maps
+    numbers: tuple[float, ...]  # sizes and scales of the maps, images and channels
 
 
 @lru_cache(maxsize=1024)
@@ -72,16 +72,16 @@ def _plan_forward(shapes: tuple[torch.Size, ...], dtype: torch.dtype, scales: tu
 
     rest = MAX_LEVELS - len(shapes)
     sizes = [s for shape in (*shapes, *[shapes[-1]] * rest) for s in shape[2:]]
-    c, n = shapes[0][1], bins[0] * bins[1]
+    (b, c), n = shapes[0][:2], bins[0] * bins[1]
     # 128 bytes of a pixel, and 16 of them for each thread.
     block_c = _channels(c, 128 // dtype.itemsize)
     block_p = min(32 if dtype.itemsize == 4 else 16, next_power_of_2(n))
-    program = Program(
+    run = program(
         roi_align_fwd_kernel, L=len(shapes), PH=bins[0], PW=bins[1], SAMPLES=sampling_ratio,
         MAXIMUM=int(maximum), ALIGNED=int(aligned), HAS_LEVELS=int(has_levels), BLOCK_P=block_p,
         BLOCK_C=block_c, num_warps=4)
-    return _Forward(program, -(-n // block_p), -(-c // block_c),
-                    (*sizes, *scales, *[0.0] * rest, finest_scale))
+    return _Forward(run, -(-n // block_p), -(-c // block_c),
+                    (*sizes, *scales, *[0.0] * rest, finest_scale, b, c))
 
 
 @operator(
@@ -106,7 +106,7 @@ def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: S
     plan = _plan_forward(tuple([feat.shape for feat in feats]), first.dtype, tuple(scales),
                          (bins_y, bins_x), sampling_ratio, maximum, aligned, finest_scale,
                          levels is not None)
-    n, b, c = rois.shape[0], *first.shape[:2]
+    n, c = rois.shape[0], first.shape[1]
     out = first.new_empty((n, c, bins_y, bins_x))
     geometry = rois.new_empty((n, 8))
     found = rois.new_empty((2, n, c, bins_y, bins_x) if maximum else (0,))
@@ -114,7 +114,7 @@ def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: S
     maps += [maps[-1]] * (MAX_LEVELS - len(maps))
     plan.program((n * plan.chunks, plan.blocks), *maps, rois.contiguous(),
                  rois if levels is None else levels.float().contiguous(), out, geometry, found,
-                 *plan.numbers, n, b, c, device=rois.device)
+                 n, *plan.numbers, device=rois.device)
     return out, geometry, found
 
 
@@ -133,9 +133,8 @@ class _Level(NamedTuple):
 
     shape: tuple[int, int, int, int]
     memory_format: torch.memory_format
-    tiles: int
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
+    grid: tuple[int, int, int]
+    numbers: tuple[int, ...]  # sizes, first group and strides
 
 
 class _Backward(NamedTuple):
@@ -144,7 +143,6 @@ class _Backward(NamedTuple):
     order: Program
     gather: Program
     images: int
-    blocks: int  # of channels
     levels: tuple[_Level, ...]
 
 
@@ -155,17 +153,17 @@ def _plan_backward(sizes: tuple[int, ...], channels_last: tuple[bool, ...], c: i
 
     # Of maxima, whose places differ from channel to channel, 64 bytes of a pixel.
     block_c = _channels(c, 64 // dtype.itemsize if maximum else 64)
-    gather = Program(kernel.roi_align_bwd_kernel, PH=bins[0], PW=bins[1], MAXIMUM=int(maximum),
+    gather = program(kernel.roi_align_bwd_kernel, PH=bins[0], PW=bins[1], MAXIMUM=int(maximum),
                      TILE=TILE, BLOCK_N=32, BLOCK_C=block_c, num_warps=4)
     levels = []
     for level, last in enumerate(channels_last):
         b, h, w = sizes[3 * level:3 * level + 3]
+        strides = (c * h * w, 1, w * c, c) if last else (c * h * w, h * w, w, 1)
         levels.append(_Level(
             (b, c, h, w), torch.channels_last if last else torch.contiguous_format,
-            -(-h // TILE) * -(-w // TILE), (h, w, c, level * b),
-            (c * h * w, 1, w * c, c) if last else (c * h * w, h * w, w, 1)))
-    return _Backward(Program(kernel.roi_align_order_kernel, BLOCK_N=BLOCK_ORDER, num_warps=8),
-                     gather, sizes[0], -(-c // block_c), tuple(levels))
+            (-(-h // TILE) * -(-w // TILE), b, -(-c // block_c)), (h, w, c, level * b, *strides)))
+    return _Backward(program(kernel.roi_align_order_kernel, BLOCK_N=BLOCK_ORDER, num_warps=8),
+                     gather, sizes[0], tuple(levels))
 
 
 @operator("roi_align_backward", "(Tensor grad, Tensor geometry, Tensor found, SymInt[] sizes, "
@@ -189,10 +187,9 @@ def _backward(grad: Tensor, geometry: Tensor, found: Tensor, sizes: Sequence[int
     if maximum:
         found = found.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     grads = []
-    for shape, memory_format, tiles, numbers, strides in plan.levels:
+    for shape, memory_format, grid, numbers in plan.levels:
         dx = torch.empty(shape, dtype=grad.dtype, device=device, memory_format=memory_format)
-        plan.gather((tiles, plan.images, plan.blocks), grad, ordered, order, found, starts, dx,
-                    *numbers, n, *strides, device=device)
+        plan.gather(grid, grad, ordered, order, found, starts, dx, n, *numbers, device=device)
         grads.append(dx)
     return grads
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from benchmarks.stub import stubbed
 from fastdet.kernels import bound
 from fastdet.kernels.dispatch import interpreting
-from fastdet.kernels.launch import launch
+from fastdet.kernels.launch import Program, launch
 
 triton = pytest.importorskip("triton")
 tl = triton.language
@@ -103,7 +103,33 @@ def test_the_kernel_is_the_one_that_triton_picks(target, calls):
             same(second, theirs)
             if VERSION >= (3, 6):
                 assert second[1][6] is None  # no metadata for hooks: that was the short way
+            # The numbers looked at once, with these tensors and with others.
+            numbers, forms = args[2:], {}
+            repeated = bound.Repeated(kernel, grid, numbers, options, forms)
+            for tensors in (args[:2], calls[0][2][:2], args[:2]):
+                repeated.start((7,), tensors)
+                kernel[(7,)](*tensors, *numbers, **options)
+                same(*stub.launches[-2:])
+            if VERSION >= (3, 6):
+                assert stub.launches[-2][1][6] is None
     bound._known.clear()
+
+
+@FAST
+def test_numbers_are_looked_at_once_for_every_driver(stub, learned):
+    x = torch.zeros(64)
+    step = Program(plain, BLOCK=16, NAME="a").at((2, 3), 16, 2, 0.5)
+    for _ in range(3):
+        step(x, x, device=x.device)
+    step(x, x[1:], device=x.device, grid=(4,))
+    step(x, x, device=x.device, grid=(4, 0))
+    assert [args[:3] for _, args in stub.launches] == 3 * [(2, 3, 1)] + [(4, 1, 1)]
+    assert len(learned) == len(stub.compiled) == 2
+    with stubbed() as other:
+        step(x, x, device=x.device)
+        step(x, x, device=x.device)
+    assert [compiled.stub for compiled, _ in other.launches] == [other, other]
+    assert other.launches[1][1][6] is None
 
 
 @FAST

@@ -381,6 +381,16 @@ def test_kernels_are_accurate(kernel_device, name, dtype):
         assert_accurate(what, got[what], run[what], truth[what], dtype)
 
 
+def test_sizes_share_what_is_compiled():
+    pytest.importorskip("triton")
+    plans = [op_module._plan_forward(
+        torch.Size((2, 64, n, n)), torch.Size((2, 18, n, n)), torch.Size((64, 64, 3, 3)), (1,) * 6,
+        1, 1, torch.float32, "ieee", 132, has_mask=False, has_bias=True, last=False)
+        for n in (8, 80)]
+    assert plans[0].run.programs < plans[1].run.programs
+    assert plans[0].run.program is plans[1].run.program
+
+
 @pytest.mark.kernel
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize(("C", "O", "groups", "H", "size"), [

@@ -126,7 +126,10 @@ def compare(leaves, dtype):
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize(("case", "dtype"), [
     ("one", torch.float32), ("pixel", torch.float32), *(("odd", dtype) for dtype in DTYPES)])
-def test_kernels_are_accurate(kernel_device, case, dtype):
+def test_kernels_are_accurate(kernel_device, case, dtype, monkeypatch):
+    monkeypatch.setattr(op_module, "WEIGHT_TILE", {"BLOCK_O": 4, "BLOCK_Q": 32, "num_warps": 4})
+    for plan in ("_forward_plan", "_backward_plan"):
+        monkeypatch.setattr(op_module, plan, getattr(op_module, plan).__wrapped__)
     compare(inputs(CASES[case], b=2 if case == "one" else 1, dtype=dtype, device=kernel_device),
             dtype)
 
@@ -213,10 +216,10 @@ def test_maps_under_autocast(kernel_device):
 
 @pytest.mark.kernel
 def test_opcheck(kernel_device):
-    leaves = inputs([(1, 2), (1, 1)], c=3, o=4, dtype=torch.float32, device=kernel_device)
-    none = (None,) * 3
-    maps = (leaves["x0"], leaves["x1"], *none)
-    numbers = (leaves["numbers0"], leaves["numbers1"], *none)
+    # A level that is alone has one convolution, two have four.
+    leaves = inputs([(1, 2)], c=3, o=4, dtype=torch.float32, device=kernel_device)
+    none = (None,) * 4
+    maps, numbers = (leaves["x0"], *none), (leaves["numbers0"], *none)
     weights = [leaves[name] for name in WEIGHTS]
     torch.library.opcheck(op_module._maps.traced, (*maps, torch.bfloat16, True))
     torch.library.opcheck(op_module._forward.traced, (*maps, *numbers, *weights))

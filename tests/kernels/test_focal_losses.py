@@ -149,6 +149,22 @@ def test_reductions():
     assert sigmoid_focal_loss(x[:0], labels[:0]).isnan()  # as the mean of nothing is
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("avg_factor", [
+    3.7, 5, torch.tensor(3.7), torch.tensor([3.7]), torch.tensor(3.7, dtype=torch.float64),
+    torch.tensor(3.7, requires_grad=True)])
+def test_the_division_is_the_sums(avg_factor, dtype):
+    """To the bit, in type and shape too, wherever it happens, and in the gradients."""
+    x, labels = torch.randn(5, 3, dtype=dtype, requires_grad=True), torch.tensor([0, 3, 1, 2, 3])
+    found = sigmoid_focal_loss(x, labels, avg_factor=avg_factor)
+    wanted = sigmoid_focal_loss(x, labels, reduction="sum") / (avg_factor + op.EPS)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    leaves = [x, avg_factor] if getattr(avg_factor, "requires_grad", False) else [x]
+    grad = torch.full_like(found, 0.3)
+    torch.testing.assert_close(torch.autograd.grad(found, leaves, grad),
+                               torch.autograd.grad(wanted, leaves, grad), rtol=0, atol=0)
+
+
 def test_nothing_is_kept_where_no_gradient_is_asked():
     x, labels = torch.randn(6, 4), torch.randint(5, (6,))
     assert not sigmoid_focal_loss(x, labels).requires_grad
@@ -279,4 +295,5 @@ def test_opcheck(kernel_device):
     torch.library.opcheck(op._softmax.traced, (x, labels.clamp(max=3), None, 2.0, 0.25))
     # Its second result, the derivative, has none of its own: without a gradient here.
     torch.library.opcheck(op._sum.traced,
-                          ("sigmoid", x.detach(), labels, None, row, 2.0, 0.25, True))
+                          ("sigmoid", x.detach(), labels, None, row, 2.0, 0.25, True, row[:1],
+                           None))
