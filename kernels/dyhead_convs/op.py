@@ -411,7 +411,8 @@ def _autograd(ctx: Any, dmaps: Tensor | None, *_: Any) -> tuple[Any, ...]:
     results = _backward(dmaps, *saved, data, weight, ctx.dtypes[0])
     found: list[Tensor | None] = [None] * len(needs)
     if data:
-        dx, first = results[0], 0
+        dx = results[0]
+        first = dx.storage_offset()
         for i, t in enumerate(x):
             if needs[i]:
                 b, c, h, w = t.shape
