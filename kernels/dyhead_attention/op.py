@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -31,9 +30,9 @@ OUTER = {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4}
 MAX_CHANNELS = 4096
 
 
-def _channels(channels: int, groups: int) -> dict[str, int]:
-    """The tile that holds all channels of an image, as groups and channels of a group."""
-    return {"BLOCK_G": next_power_of_2(groups), "BLOCK_C": next_power_of_2(channels // groups)}
+def _channels(channels: int, groups: int) -> tuple[int, int]:
+    """The tile that holds all channels of an image: groups, and channels of a group."""
+    return next_power_of_2(groups), next_power_of_2(channels // groups)
 
 
 def can_run_dyhead_attention(convolved: Convolved, groups: int) -> Reason | None:
@@ -46,7 +45,8 @@ def _reason(dtype: torch.dtype, maps: torch.Size, pyramid: Pyramid, tile: int, g
             ) -> Reason | None:
     if reason := dtype_reason(dtype) or pyramid_reason(pyramid.sizes):
         return reason
-    if math.prod(_channels(maps[1], groups).values()) > MAX_CHANNELS:
+    block_g, block_c = _channels(maps[1], groups)
+    if block_g * block_c > MAX_CHANNELS:
         return f"its kernels hold up to {MAX_CHANNELS} channels, not {maps[1]}"
     if not tile:
         return "the convolutions ran without kernels and left no moments of their maps"
@@ -88,7 +88,7 @@ def _plan(sizes: tuple[int, ...], C: int, D: int, tile: int, groups: int, eps: f
     add, divisor, least, most = relu_act
     scale = dict(zip(("SCALE_ADD", "SCALE_DIVISOR", "SCALE_LEAST", "SCALE_MOST"), scale_act))
     of_rows = {**common, "CG": C // groups, "D": D, "EPS": eps, **scale, "RELU_DIVISOR": divisor,
-               **_channels(C, groups), **LAYER}
+               **dict(zip(("BLOCK_G", "BLOCK_C"), _channels(C, groups))), **LAYER}
     clamp = {"RELU_LEAST": least, "RELU_MOST": most}
     of_tiles = {**common, **clamp, "LAST": int(last), **TILE}
     over_maps = (*words, tiles, pyramid.pixels, B)

@@ -77,8 +77,10 @@ def pyramid_reason(sizes: Sequence[tuple[int, int]]) -> Reason | None:
     """Why these levels do not fit the kernels' parameters, or ``None``."""
     if len(sizes) > MAX_LEVELS:
         return f"its kernels take up to {MAX_LEVELS} levels, not {len(sizes)}"
-    if largest := max((n for size in sizes for n in size if n > FIELD_MAX), default=0):
-        return f"its kernels take maps of up to {FIELD_MAX} pixels along a side, not {largest}"
+    for h, w in sizes:
+        if h > FIELD_MAX or w > FIELD_MAX:
+            return (f"its kernels take maps of up to {FIELD_MAX} pixels along a side, not "
+                    f"{max(h, w)}")
     return None
 
 
