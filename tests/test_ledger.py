@@ -48,7 +48,8 @@ def test_grids_count_on_places_that_there_are(target):
     Not of the backward of large windows, which has a program for each head and tile at least.
     """
     for name, walking in (("window_attention", "window_attention_(fwd|bwd)_kernel"),
-                          ("add_layer_norm", "add_layer_norm_bwd_kernel")):
+                          ("add_layer_norm", "add_layer_norm_bwd_kernel"),
+                          ("merge_layer_norm", "merge_layer_norm_bwd_kernel")):
         recorded = ledger.load(name)["targets"][target]
         for case in ENTRIES[name].ledger:
             for launch in binary.record(ENTRIES[name], case, TARGETS[target]):

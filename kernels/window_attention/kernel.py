@@ -1,18 +1,19 @@
 """Window attention in Triton, forward and backward.
 
-A program owns one tile of one head's scores (``BLOCK_M`` queries by ``BLOCK_N`` keys, of the
-``T = WINDOW**2`` tokens of a window) and walks over windows ``slot, slot + slots, ...``. Its tile
-of the relative position bias is read once and stays in registers, as does, in the backward, the
-tile of its gradient. Channels go by chunks of ``BLOCK_D``: a head of one chunk is loaded once, one
-of several again for each product. Nothing is padded, rolled, partitioned or masked in memory: a
-window's place is turned into a token's address, a padded token is read from ``pad_ptr``, and only
-real tokens are stored. Heads are the fastest axis of the grid, so that the programs that share the
-cache lines of a token run together.
+A program owns one head of the windows ``slot, slot + slots, ...``, whole. Of windows of at most 64
+tokens (``T = WINDOW**2``) it holds all scores at once; their bias stays in registers, as does in
+the backward the sum of its gradient. Channels go by chunks of ``BLOCK_D``: a head of one chunk is
+loaded once, one of several again for each product. The ``long`` kernels take what does not fit
+registers so: longer windows, wide heads and dropout. They keep a window's keys and let blocks of
+``BLOCK_M`` queries pass by; the bias is expanded once for all programs and read for each window.
+Nothing is padded, rolled, partitioned or masked in memory: a window's place is turned into a
+token's address, a padded token is read from ``pad_ptr``, and only real tokens are stored. Heads are
+the fastest axis of the grid, so that the programs that share the cache lines of a token run
+together.
 
 Scores are kept in units of ``log2(e)``, the softmax is in base 2. Keys past ``T`` get a bias of
--inf, queries past ``T`` are never stored and have no gradient. The axis that a program holds whole
-is two blocks, as 144 = 128 + 16 is no power of two: BLOCK_N and REST_N of keys, or BLOCK_M and
-REST_M of queries; the rest is 0 where one block holds all.
+-inf, queries past ``T`` are never stored and have no gradient. Keys of long windows are two blocks,
+BLOCK_N and REST_N, as 144 = 128 + 16 is no power of two; REST_N is 0 where one holds all.
 """
 
 import triton
@@ -23,11 +24,10 @@ _MASK = tl.constexpr(-100.0 * 1.4426950408889634)  # MASK_VALUE, the shift mask
 
 
 @triton.jit
-def _program(heads, TILES: tl.constexpr):
-    """This program's head, tile and slot: grid ``(heads * TILES * slots,)``."""
+def _program(heads):
+    """This program's head and slot: grid ``(heads * slots,)``."""
     pid = tl.program_id(0)
-    rest = pid // heads
-    return pid % heads, rest % TILES, rest // TILES
+    return pid % heads, pid // heads
 
 
 @triton.jit
@@ -106,55 +106,50 @@ def _sides(offs, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
-            HAS_PAD: tl.constexpr, PAD_Q: tl.constexpr, OPERAND: tl.constexpr,
-            PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def _scores(qkv_ptr, pad_ptr, scale, token, real, width, HAS_PAD: tl.constexpr,
+            PAD_Q: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr,
+            BLOCK_D: tl.constexpr):
     """The first chunk of ``scale * q``, that of ``k``, and ``scale * q @ k^T`` of all chunks.
 
     Without PAD_Q a padded query is zero: its row of the scores is nobody's.
     """
-    q = _load_scaled(qkv_ptr, pad_ptr, scale, token_m, real_m, 3 * width, 0, PAD_Q, OPERAND, D,
+    q = _load_scaled(qkv_ptr, pad_ptr, scale, token, real, 3 * width, 0, PAD_Q, OPERAND, D,
                      BLOCK_D)
-    k = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width, 0, HAS_PAD,
+    k = _load_padded(qkv_ptr + width, pad_ptr + width, token, real, 3 * width, 0, HAS_PAD,
                      OPERAND, D, BLOCK_D)
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     for start in range(BLOCK_D, D, BLOCK_D):
-        q_c = _load_scaled(qkv_ptr, pad_ptr, scale, token_m, real_m, 3 * width, start, PAD_Q,
-                           OPERAND, D, BLOCK_D)
-        k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width, start,
+        q_c = _load_scaled(qkv_ptr, pad_ptr, scale, token, real, 3 * width, start, PAD_Q, OPERAND,
+                           D, BLOCK_D)
+        k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token, real, 3 * width, start,
                            HAS_PAD, OPERAND, D, BLOCK_D)
         s = tl.dot(q_c, tl.trans(k_c), s, input_precision=PRECISION)
     return q, k, s
 
 
 @triton.jit
-def _weights_grad(grad_ptr, v_ptr, pad_ptr, token_m, real_m, token_n, real_n, width,
-                  HAS_PAD: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
-                  D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The first chunk of dO, and ``dP = dO @ v^T`` of all chunks."""
-    g = _load(grad_ptr, token_m, real_m, width, 0, OPERAND, D, BLOCK_D)
-    v = _load_padded(v_ptr, pad_ptr, token_n, real_n, 3 * width, 0, HAS_PAD, OPERAND, D, BLOCK_D)
-    dp = tl.dot(g, tl.trans(v), input_precision=PRECISION)
-    for start in range(BLOCK_D, D, BLOCK_D):
-        g_c = _load(grad_ptr, token_m, real_m, width, start, OPERAND, D, BLOCK_D)
-        v_c = _load_padded(v_ptr, pad_ptr, token_n, real_n, 3 * width, start, HAS_PAD, OPERAND, D,
-                           BLOCK_D)
-        dp = tl.dot(g_c, tl.trans(v_c), dp, input_precision=PRECISION)
-    return g, dp
+def _last(win, down, across):
+    """Two bits: whether a window is in the last row of windows, and in the last column."""
+    place = win % (down * across)
+    return ((place // across == down - 1).to(tl.int32) * 2
+            + (place % across == across - 1).to(tl.int32))
 
 
 @triton.jit
-def _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW: tl.constexpr,
-            SHIFT: tl.constexpr):
+def _mask(last, offs_m, offs_n, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+    """-100 * log2(e) between two sides of a rolled border, else 0; ``last`` from ``_last``."""
+    apart = _sides(offs_m, WINDOW, SHIFT)[:, None] ^ _sides(offs_n, WINDOW, SHIFT)[None, :]
+    return tl.where((apart & last) != 0, _MASK, 0.0)
+
+
+@triton.jit
+def _biased(s, bias, win, offs_t, down, across, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
     """``(s + bias + mask) * log2(e)``; only the last windows of a map have a mask."""
     s = s * _LOG2E + bias
     if SHIFT > 0:
-        place = win % (down * across)
-        last = ((place // across == down - 1).to(tl.int32) * 2
-                + (place % across == across - 1).to(tl.int32))
+        last = _last(win, down, across)
         if last != 0:
-            apart = _sides(offs_m, WINDOW, SHIFT)[:, None] ^ _sides(offs_n, WINDOW, SHIFT)[None, :]
-            s += tl.where((apart & last) != 0, _MASK, 0.0)
+            s += _mask(last, offs_t, offs_t, WINDOW, SHIFT)
     return s
 
 
@@ -169,82 +164,44 @@ def _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW: tl.constexp
 
 @triton.jit(do_not_specialize=["windows", "H", "W", "down", "across", "slots", "heads"])
 def window_attention_fwd_kernel(
-        qkv_ptr, table_ptr, pad_ptr, seed_ptr, out_ptr, windows, H, W, down, across, slots, heads,
-        stride_tr, stride_th, scale, dropout_p, D: tl.constexpr, WINDOW: tl.constexpr,
-        SHIFT: tl.constexpr, HAS_PAD: tl.constexpr, HAS_DROPOUT: tl.constexpr,
-        PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-        REST_N: tl.constexpr, BLOCK_D: tl.constexpr):
-    """``out = dropout(softmax(scale * q @ k^T + bias + mask)) @ v`` for a tile of queries.
+        qkv_ptr, table_ptr, pad_ptr, out_ptr, windows, H, W, down, across, slots, heads, stride_tr,
+        stride_th, scale, D: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr,
+        HAS_PAD: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
+        BLOCK_D: tl.constexpr):
+    """``out = softmax(scale * q @ k^T + bias + mask) @ v`` of at most 64 tokens a window.
 
-    Grid ``(heads * ceil(T / BLOCK_M) * slots,)``; a program owns one head's queries
-    ``tile * BLOCK_M ...`` of every ``slots``-th window; its keys are a whole window.
+    Grid ``(heads * slots,)``; a program owns one head of every ``slots``-th window.
     qkv ``[B, H * W, 3, heads, D]``; table ``[(2 * WINDOW - 1)**2, heads]`` strided; pad
-    ``[3, heads, D]``; seed ``[1]`` int64; out ``[B, H * W, heads, D]``. pad is read with HAS_PAD,
-    seed with HAS_DROPOUT only.
+    ``[3, heads, D]``, read with HAS_PAD only; out ``[B, H * W, heads, D]``.
     """
     OPERAND: tl.constexpr = qkv_ptr.dtype.element_ty
-    TILES: tl.constexpr = (WINDOW * WINDOW + BLOCK_M - 1) // BLOCK_M
-    head, tile, slot = _program(heads, TILES)
-    offs_m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = tl.arange(0, BLOCK_N)
+    head, slot = _program(heads)
+    offs_t = tl.arange(0, BLOCK_M)
     width = heads * D
     qkv_ptr += head * D
     pad_ptr += head * D
     out_ptr += head * D
-    if HAS_DROPOUT:
-        seed = tl.load(seed_ptr)
 
-    bias = _bias(table_ptr, head, offs_m, offs_n, stride_tr, stride_th, WINDOW)
-    if REST_N > 0:
-        offs_r = BLOCK_N + tl.arange(0, REST_N)
-        bias_r = _bias(table_ptr, head, offs_m, offs_r, stride_tr, stride_th, WINDOW)
+    bias = _bias(table_ptr, head, offs_t, offs_t, stride_tr, stride_th, WINDOW)
     for win in range(slot, windows, slots):
-        token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
-        token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
-        _q, _k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
-                            HAS_PAD, False, OPERAND, PRECISION, D, BLOCK_D)
+        token, real = _tokens(win, offs_t, H, W, down, across, WINDOW, SHIFT)
+        _q, _k, s = _scores(qkv_ptr, pad_ptr, scale, token, real, width, HAS_PAD, False, OPERAND,
+                            PRECISION, D, BLOCK_D)
         if BLOCK_D >= D:  # asked for early: ahead of the softmax
-            v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n, 3 * width,
-                             0, HAS_PAD, OPERAND, D, BLOCK_D)
-        s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
-        top = tl.max(s, 1)
-        if REST_N > 0:
-            token_r, real_r = _tokens(win, offs_r, H, W, down, across, WINDOW, SHIFT)
-            _q, _k, s_r = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_r, real_r, width,
-                                  HAS_PAD, False, OPERAND, PRECISION, D, BLOCK_D)
-            s_r = _biased(s_r, bias_r, win, offs_m, offs_r, down, across, WINDOW, SHIFT)
-            top = tl.maximum(top, tl.max(s_r, 1))
-            p_r = tl.exp2(s_r - top[:, None])
-        p = tl.exp2(s - top[:, None])
-        total = tl.sum(p, 1)
-        if REST_N > 0:
-            total += tl.sum(p_r, 1)
-        over = 1.0 / total
-        if HAS_DROPOUT:
-            p *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
-            if REST_N > 0:
-                p_r *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_r, WINDOW)
+            v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token, real, 3 * width, 0,
+                             HAS_PAD, OPERAND, D, BLOCK_D)
+        s = _biased(s, bias, win, offs_t, down, across, WINDOW, SHIFT)
+        p = tl.exp2(s - tl.max(s, 1)[:, None])
+        over = 1.0 / tl.sum(p, 1)
         p = p.to(OPERAND)
         for start in range(0, D, BLOCK_D):
             if BLOCK_D >= D:
                 v_c = v
             else:
-                v_c = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_n, real_n,
-                                 3 * width, start, HAS_PAD, OPERAND, D, BLOCK_D)
-            out = tl.dot(p, v_c, input_precision=PRECISION)
-            if REST_N > 0:
-                v_r = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token_r, real_r,
+                v_c = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token, real,
                                    3 * width, start, HAS_PAD, OPERAND, D, BLOCK_D)
-                out = tl.dot(p_r.to(OPERAND), v_r, out, input_precision=PRECISION)
-            _store(out_ptr, out * over[:, None], token_m, real_m, width, start, D, BLOCK_D)
-
-
-@triton.jit
-def _store_tile(ptr, x, slot, head, heads, tile, offs_n, TILES: tl.constexpr,
-                COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr):
-    """A program's tile, columns offs_n of ``[slots, heads, TILES * BLOCK_M, COLUMNS]``."""
-    row = ((slot.to(tl.int64) * heads + head) * TILES + tile) * BLOCK_M + tl.arange(0, BLOCK_M)
-    tl.store(ptr + row[:, None] * COLUMNS + offs_n[None, :], x)
+            out = tl.dot(p, v_c, input_precision=PRECISION)
+            _store(out_ptr, out * over[:, None], token, real, width, start, D, BLOCK_D)
 
 
 @triton.jit
@@ -273,12 +230,11 @@ def _store_pad(ptr, slot, head, heads, part, x, D: tl.constexpr, CHUNKS: tl.cons
 
 @triton.jit(do_not_specialize=["windows", "H", "W", "down", "across", "slots", "heads"])
 def window_attention_bwd_kernel(
-        qkv_ptr, table_ptr, pad_ptr, seed_ptr, grad_ptr, dqkv_ptr, dbias_ptr, dpad_ptr, windows, H,
-        W, down, across, slots, heads, stride_tr, stride_th, scale, dropout_p, D: tl.constexpr,
-        WINDOW: tl.constexpr, SHIFT: tl.constexpr, HAS_PAD: tl.constexpr,
-        HAS_DROPOUT: tl.constexpr, NEEDS_BIAS: tl.constexpr, NEEDS_PAD: tl.constexpr,
-        PRECISION: tl.constexpr, CHUNKS: tl.constexpr, BLOCK_M: tl.constexpr,
-        BLOCK_D: tl.constexpr):
+        qkv_ptr, table_ptr, pad_ptr, grad_ptr, dqkv_ptr, dbias_ptr, dpad_ptr, windows, H, W, down,
+        across, slots, heads, stride_tr, stride_th, scale, D: tl.constexpr, WINDOW: tl.constexpr,
+        SHIFT: tl.constexpr, HAS_PAD: tl.constexpr, NEEDS_BIAS: tl.constexpr,
+        NEEDS_PAD: tl.constexpr, PRECISION: tl.constexpr, CHUNKS: tl.constexpr,
+        BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
     """All gradients of windows of at most 64 tokens in one pass; P is computed again.
 
     With ``P`` the weights, ``dP = dO @ v^T``, ``dS = P * (dP - rowsum(P * dP))``:
@@ -290,15 +246,13 @@ def window_attention_bwd_kernel(
     """
     T: tl.constexpr = WINDOW * WINDOW
     OPERAND: tl.constexpr = qkv_ptr.dtype.element_ty
-    head, _, slot = _program(heads, 1)
+    head, slot = _program(heads)
     offs_t = tl.arange(0, BLOCK_M)
     width = heads * D
     qkv_ptr += head * D
     dqkv_ptr += head * D
     pad_ptr += head * D
     grad_ptr += head * D
-    if HAS_DROPOUT:
-        seed = tl.load(seed_ptr)
 
     bias = _bias(table_ptr, head, offs_t, offs_t, stride_tr, stride_th, WINDOW)
     dbias = tl.zeros([BLOCK_M, BLOCK_M], tl.float32)
@@ -306,29 +260,23 @@ def window_attention_bwd_kernel(
     dpad_v = tl.zeros([CHUNKS, BLOCK_D], tl.float32)
     for win in range(slot, windows, slots):
         token, real = _tokens(win, offs_t, H, W, down, across, WINDOW, SHIFT)
-        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token, real, token, real, width,
-                          HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
-        s = _biased(s, bias, win, offs_t, offs_t, down, across, WINDOW, SHIFT)
+        q, k, s = _scores(qkv_ptr, pad_ptr, scale, token, real, width, HAS_PAD, HAS_PAD, OPERAND,
+                          PRECISION, D, BLOCK_D)
+        s = _biased(s, bias, win, offs_t, down, across, WINDOW, SHIFT)
         p = tl.exp2(s - tl.max(s, 1)[:, None])
         p *= (1.0 / tl.sum(p, 1))[:, None]
         p = tl.where((offs_t < T)[:, None], p, 0.0)  # zeros times an infinite key are NaN
-        weights = p
-        if HAS_DROPOUT:
-            keep = _keep(seed, win, head, heads, dropout_p, offs_t, offs_t, WINDOW)
-            weights *= keep
         dp = tl.zeros([BLOCK_M, BLOCK_M], tl.float32)
         for start in range(0, D, BLOCK_D):
             g = _load(grad_ptr, token, real, width, start, OPERAND, D, BLOCK_D)
             v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token, real, 3 * width,
                              start, HAS_PAD, OPERAND, D, BLOCK_D)
             dp = tl.dot(g, tl.trans(v), dp, input_precision=PRECISION)
-            dv = tl.dot(tl.trans(weights.to(OPERAND)), g, input_precision=PRECISION)
+            dv = tl.dot(tl.trans(p.to(OPERAND)), g, input_precision=PRECISION)
             _store(dqkv_ptr + 2 * width, dv, token, real, 3 * width, start, D, BLOCK_D)
             if NEEDS_PAD:
                 if _may_have_pads(win, down, across):
                     dpad_v += _pad_sum(dv, offs_t, real, start, T, CHUNKS, BLOCK_D)
-        if HAS_DROPOUT:
-            dp *= keep
         ds = p * (dp - tl.sum(p * dp, 1)[:, None])
         if NEEDS_BIAS:
             dbias += ds
@@ -349,212 +297,267 @@ def window_attention_bwd_kernel(
                     dpad_k += _pad_sum(dk, offs_t, real, start, T, CHUNKS, BLOCK_D)
 
     if NEEDS_BIAS:
-        _store_tile(dbias_ptr, dbias, slot, head, heads, 0, offs_t, 1, BLOCK_M, BLOCK_M)
+        row = (slot.to(tl.int64) * heads + head) * BLOCK_M + offs_t
+        tl.store(dbias_ptr + row[:, None] * BLOCK_M + offs_t[None, :], dbias)
     if NEEDS_PAD:
         _store_pad(dpad_ptr, slot, head, heads, 0, dpad_k, D, CHUNKS, BLOCK_D)
         _store_pad(dpad_ptr, slot, head, heads, 1, dpad_v, D, CHUNKS, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=["windows", "H", "W", "down", "across", "slots", "heads"])
-def window_attention_bwd_q_kernel(
-        qkv_ptr, table_ptr, pad_ptr, seed_ptr, grad_ptr, dqkv_ptr, dbias_ptr, stats_ptr, windows,
-        H, W, down, across, slots, heads, stride_tr, stride_th, scale, dropout_p,
-        D: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr, HAS_PAD: tl.constexpr,
-        HAS_DROPOUT: tl.constexpr, NEEDS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
-        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, REST_N: tl.constexpr,
-        BLOCK_D: tl.constexpr):
-    """dq, the bias' gradient and the rows' statistics, for windows of more than 64 tokens.
+@triton.jit
+def window_attention_bias_kernel(
+        table_ptr, bias_ptr, heads, stride_tr, stride_th, WINDOW: tl.constexpr,
+        SHIFT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr,
+        BLOCK_N: tl.constexpr):
+    """``(bias + mask) * log2(e)`` of every query and key, for each kind of window.
 
-    Grid and ownership as in the forward; dbias fp32 ``[slots, heads, tiles * BLOCK_M, BLOCK_N +
-    REST_N]``, of which a program writes its rows; stats fp32 ``[windows, heads, 2, T]``: the
-    scores' log2-sum-exp2 and ``rowsum(P * dP)``, which ``window_attention_bwd_kv_kernel`` reads.
-    Else as ``window_attention_bwd_kernel``.
+    Grid ``(kinds * heads * ROWS / BLOCK_M,)``; kinds are what ``_last`` tells, four with a shift
+    and one without. A program owns BLOCK_M rows of bias ``[kinds, heads, ROWS, COLUMNS]`` fp32.
     """
-    T: tl.constexpr = WINDOW * WINDOW
-    OPERAND: tl.constexpr = qkv_ptr.dtype.element_ty
-    TILES: tl.constexpr = (T + BLOCK_M - 1) // BLOCK_M
-    head, tile, slot = _program(heads, TILES)
-    offs_m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    pid = tl.program_id(0)
+    group = pid // (ROWS // BLOCK_M)  # kind * heads + head
+    offs_m = pid % (ROWS // BLOCK_M) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tl.arange(0, BLOCK_N)
-    width = heads * D
-    qkv_ptr += head * D
-    dqkv_ptr += head * D
-    pad_ptr += head * D
-    grad_ptr += head * D
-    if HAS_DROPOUT:
-        seed = tl.load(seed_ptr)
-
-    bias = _bias(table_ptr, head, offs_m, offs_n, stride_tr, stride_th, WINDOW)
-    dbias = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    if REST_N > 0:
-        offs_r = BLOCK_N + tl.arange(0, REST_N)
-        bias_r = _bias(table_ptr, head, offs_m, offs_r, stride_tr, stride_th, WINDOW)
-        dbias_r = tl.zeros([BLOCK_M, REST_N], tl.float32)
-    for win in range(slot, windows, slots):
-        token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
-        token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
-        _q, k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
-                           HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
-        s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
-        top = tl.max(s, 1)
-        if REST_N > 0:
-            token_r, real_r = _tokens(win, offs_r, H, W, down, across, WINDOW, SHIFT)
-            _q, k_r, s_r = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_r, real_r,
-                                   width, HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
-            s_r = _biased(s_r, bias_r, win, offs_m, offs_r, down, across, WINDOW, SHIFT)
-            top = tl.maximum(top, tl.max(s_r, 1))
-            p_r = tl.exp2(s_r - top[:, None])
-        p = tl.exp2(s - top[:, None])
-        total = tl.sum(p, 1)
-        if REST_N > 0:
-            total += tl.sum(p_r, 1)
-            p_r *= (1.0 / total)[:, None]
-        p *= (1.0 / total)[:, None]
-        _g, dp = _weights_grad(grad_ptr, qkv_ptr + 2 * width, pad_ptr + 2 * width, token_m, real_m,
-                               token_n, real_n, width, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
-        if HAS_DROPOUT:
-            dp *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
-        delta = tl.sum(p * dp, 1)
-        if REST_N > 0:
-            _g, dp_r = _weights_grad(grad_ptr, qkv_ptr + 2 * width, pad_ptr + 2 * width, token_m,
-                                     real_m, token_r, real_r, width, HAS_PAD, OPERAND, PRECISION,
-                                     D, BLOCK_D)
-            if HAS_DROPOUT:
-                dp_r *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_r, WINDOW)
-            delta += tl.sum(p_r * dp_r, 1)
-            ds_r = p_r * (dp_r - delta[:, None])
-            if NEEDS_BIAS:
-                dbias_r += ds_r
-        stats = stats_ptr + (tl.cast(win, tl.int64) * heads + head) * (2 * T)
-        tl.store(stats + offs_m, top + tl.log2(total), mask=offs_m < T)
-        tl.store(stats + T + offs_m, delta, mask=offs_m < T)
-        ds = p * (dp - delta[:, None])
-        if NEEDS_BIAS:
-            dbias += ds
-        ds = ds.to(OPERAND)
-        for start in range(0, D, BLOCK_D):
-            k_c = k
-            if BLOCK_D < D:
-                k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token_n, real_n, 3 * width,
-                                 start, HAS_PAD, OPERAND, D, BLOCK_D)
-            dq = tl.dot(ds, k_c, input_precision=PRECISION)
-            if REST_N > 0:
-                k_c = k_r
-                if BLOCK_D < D:
-                    k_c = _load_padded(qkv_ptr + width, pad_ptr + width, token_r, real_r,
-                                       3 * width, start, HAS_PAD, OPERAND, D, BLOCK_D)
-                dq = tl.dot(ds_r.to(OPERAND), k_c, dq, input_precision=PRECISION)
-            dq *= tl.cast(scale, tl.float32)
-            _store(dqkv_ptr, dq, token_m, real_m, 3 * width, start, D, BLOCK_D)
-
-    if NEEDS_BIAS:
-        _store_tile(dbias_ptr, dbias, slot, head, heads, tile, offs_n, TILES, BLOCK_N + REST_N,
-                    BLOCK_M)
-        if REST_N > 0:
-            _store_tile(dbias_ptr, dbias_r, slot, head, heads, tile, offs_r, TILES,
-                        BLOCK_N + REST_N, BLOCK_M)
+    bias = _bias(table_ptr, group % heads, offs_m, offs_n, stride_tr, stride_th, WINDOW)
+    if SHIFT > 0:
+        bias += _mask(group // heads, offs_m, offs_n, WINDOW, SHIFT)
+    at = (group.to(tl.int64) * ROWS + offs_m)[:, None] * COLUMNS + offs_n[None, :]
+    tl.store(bias_ptr + at, bias, mask=(offs_n < COLUMNS)[None, :])
 
 
 @triton.jit
-def _queries(qkv_ptr, pad_ptr, grad_ptr, stats_ptr, seed, bias, scale, dropout_p, win, head, heads,
-             offs_m, token_n, real_n, offs_n, H, W, down, across, width, WINDOW: tl.constexpr,
-             SHIFT: tl.constexpr, HAS_PAD: tl.constexpr, HAS_DROPOUT: tl.constexpr,
-             OPERAND: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr,
-             BLOCK_D: tl.constexpr):
-    """Of a block of queries: tokens, P with dropout, dS, and the first chunks of dO and q."""
+def _of_window(bias_ptr, win, head, heads, down, across, TILE: tl.constexpr, SHIFT: tl.constexpr):
+    """Where the bias of a window's kind and head begins; TILE is its size."""
+    group = head.to(tl.int64)
+    if SHIFT > 0:
+        group += _last(win, down, across) * heads
+    return bias_ptr + group * TILE
+
+
+@triton.jit
+def _keys(qkv_ptr, pad_ptr, win, offs_n, H, W, down, across, width, WINDOW: tl.constexpr,
+          SHIFT: tl.constexpr, HAS_PAD: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Token numbers, whether they are real, k and v of a block of keys."""
+    OPERAND: tl.constexpr = qkv_ptr.dtype.element_ty
+    token, real = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
+    k = _load_padded(qkv_ptr + width, pad_ptr + width, token, real, 3 * width, 0, HAS_PAD,
+                     OPERAND, D, BLOCK_D)
+    v = _load_padded(qkv_ptr + 2 * width, pad_ptr + 2 * width, token, real, 3 * width, 0, HAS_PAD,
+                     OPERAND, D, BLOCK_D)
+    return token, real, k, v
+
+
+@triton.jit
+def _read_scores(q, k, bias_ptr, PRECISION: tl.constexpr):
+    """``(q @ k^T + bias + mask) * log2(e)`` of a block of queries and of keys."""
+    return tl.dot(q, tl.trans(k), input_precision=PRECISION) * _LOG2E + tl.load(bias_ptr)
+
+
+@triton.jit
+def _softmax(s, s_r, REST_N: tl.constexpr):
+    """Both blocks of P, not yet divided, and what to multiply them with."""
+    top = tl.max(s, 1)
+    if REST_N > 0:
+        top = tl.maximum(top, tl.max(s_r, 1))
+        s_r = tl.exp2(s_r - top[:, None])
+    s = tl.exp2(s - top[:, None])
+    total = tl.sum(s, 1)
+    if REST_N > 0:
+        total += tl.sum(s_r, 1)
+    return s, s_r, 1.0 / total
+
+
+@triton.jit(do_not_specialize=["windows", "H", "W", "down", "across", "slots", "heads"])
+def window_attention_fwd_long_kernel(
+        qkv_ptr, bias_ptr, pad_ptr, seed_ptr, out_ptr, windows, H, W, down, across, slots, heads,
+        scale, dropout_p, D: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr,
+        HAS_PAD: tl.constexpr, HAS_DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, REST_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """``dropout(softmax(scale * q @ k^T + bias + mask)) @ v``, some queries at a time.
+
+    As ``window_attention_fwd_kernel``; bias from ``window_attention_bias_kernel``; seed ``[1]``
+    int64, read with HAS_DROPOUT only.
+    """
     T: tl.constexpr = WINDOW * WINDOW
-    token_m, real_m = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
-    q, _k, s = _scores(qkv_ptr, pad_ptr, scale, token_m, real_m, token_n, real_n, width,
-                       HAS_PAD, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
-    s = _biased(s, bias, win, offs_m, offs_n, down, across, WINDOW, SHIFT)
-    stats = stats_ptr + (tl.cast(win, tl.int64) * heads + head) * (2 * T)
-    lse = tl.load(stats + offs_m, mask=offs_m < T, other=0.0)
-    delta = tl.load(stats + T + offs_m, mask=offs_m < T, other=0.0)
-    p = tl.exp2(s - lse[:, None])
-    p = tl.where((offs_m < T)[:, None], p, 0.0)  # zeros times an infinite key are NaN
-    g, dp = _weights_grad(grad_ptr, qkv_ptr + 2 * width, pad_ptr + 2 * width, token_m, real_m,
-                          token_n, real_n, width, HAS_PAD, OPERAND, PRECISION, D, BLOCK_D)
+    OPERAND: tl.constexpr = qkv_ptr.dtype.element_ty
+    COLUMNS: tl.constexpr = BLOCK_N + REST_N
+    TILE: tl.constexpr = (T + BLOCK_M - 1) // BLOCK_M * BLOCK_M * COLUMNS
+    head, slot = _program(heads)
+    offs_n = tl.arange(0, BLOCK_N)
+    if REST_N > 0:
+        offs_r = BLOCK_N + tl.arange(0, REST_N)
+    width = heads * D
+    qkv_ptr += head * D
+    pad_ptr += head * D
+    out_ptr += head * D
+    if HAS_DROPOUT:
+        seed = tl.load(seed_ptr)
+
+    for win in range(slot, windows, slots):
+        _, _, k, v = _keys(qkv_ptr, pad_ptr, win, offs_n, H, W, down, across, width, WINDOW, SHIFT,
+                           HAS_PAD, D, BLOCK_D)
+        if REST_N > 0:
+            _, _, k_r, v_r = _keys(qkv_ptr, pad_ptr, win, offs_r, H, W, down, across, width,
+                                   WINDOW, SHIFT, HAS_PAD, D, BLOCK_D)
+        of_window = _of_window(bias_ptr, win, head, heads, down, across, TILE, SHIFT)
+        for start in range(0, T, BLOCK_M):
+            offs_m = start + tl.arange(0, BLOCK_M)
+            row = of_window + offs_m[:, None] * COLUMNS
+            token, real = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
+            q = _load_scaled(qkv_ptr, pad_ptr, scale, token, real, 3 * width, 0, False, OPERAND, D,
+                             BLOCK_D)
+            s = _read_scores(q, k, row + offs_n[None, :], PRECISION)
+            s_r = s
+            if REST_N > 0:
+                s_r = _read_scores(q, k_r, row + offs_r[None, :], PRECISION)
+            p, p_r, over = _softmax(s, s_r, REST_N)
+            if HAS_DROPOUT:
+                p *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
+                if REST_N > 0:
+                    p_r *= _keep(seed, win, head, heads, dropout_p, offs_m, offs_r, WINDOW)
+            out = tl.dot(p.to(OPERAND), v, input_precision=PRECISION)
+            if REST_N > 0:
+                out = tl.dot(p_r.to(OPERAND), v_r, out, input_precision=PRECISION)
+            _store(out_ptr, out * over[:, None], token, real, width, 0, D, BLOCK_D)
+
+
+@triton.jit
+def _add_dv(p, dp, g, dv, seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW: tl.constexpr,
+            HAS_DROPOUT: tl.constexpr, PRECISION: tl.constexpr):
+    """dP with dropout, ``rowsum(P * dP)``, and dv with ``P^T @ dO`` added."""
     weights = p
     if HAS_DROPOUT:
         keep = _keep(seed, win, head, heads, dropout_p, offs_m, offs_n, WINDOW)
         weights *= keep
         dp *= keep
-    ds = p * (dp - delta[:, None])
-    return token_m, real_m, weights.to(OPERAND), ds.to(OPERAND), g, q
+    dv = tl.dot(tl.trans(weights.to(g.dtype)), g, dv, input_precision=PRECISION)
+    return dp, tl.sum(p * dp, 1), dv
+
+
+@triton.jit
+def _add_dk(ds, q, dk, PRECISION: tl.constexpr):
+    """dk with ``dS^T @ (scale * q)`` added."""
+    return tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
+
+
+@triton.jit
+def _add(ptr, x, first):
+    """Add to memory that nobody else adds to, and nobody has written before the first time."""
+    tl.store(ptr, tl.where(first, 0.0, tl.load(ptr)) + x)
+
+
+@triton.jit
+def _store_keys(dqkv_ptr, dk, dv, win, token, real, offs_n, dpad_k, dpad_v, down, across, width,
+                WINDOW: tl.constexpr, NEEDS_PAD: tl.constexpr, D: tl.constexpr,
+                BLOCK_D: tl.constexpr):
+    """Store dk and dv of a block of keys; returns the sums over padded tokens, theirs added."""
+    T: tl.constexpr = WINDOW * WINDOW
+    _store(dqkv_ptr + width, dk, token, real, 3 * width, 0, D, BLOCK_D)
+    _store(dqkv_ptr + 2 * width, dv, token, real, 3 * width, 0, D, BLOCK_D)
+    if NEEDS_PAD:
+        if _may_have_pads(win, down, across):
+            dpad_k += _pad_sum(dk, offs_n, real, 0, T, 1, BLOCK_D)
+            dpad_v += _pad_sum(dv, offs_n, real, 0, T, 1, BLOCK_D)
+    return dpad_k, dpad_v
 
 
 @triton.jit(do_not_specialize=["windows", "H", "W", "down", "across", "slots", "heads"])
-def window_attention_bwd_kv_kernel(
-        qkv_ptr, table_ptr, pad_ptr, seed_ptr, grad_ptr, stats_ptr, dqkv_ptr, dpad_ptr, windows, H,
-        W, down, across, slots, heads, stride_tr, stride_th, scale, dropout_p, D: tl.constexpr,
-        WINDOW: tl.constexpr, SHIFT: tl.constexpr, HAS_PAD: tl.constexpr,
-        HAS_DROPOUT: tl.constexpr, NEEDS_PAD: tl.constexpr, PRECISION: tl.constexpr,
-        CHUNKS: tl.constexpr, BLOCK_M: tl.constexpr, REST_M: tl.constexpr, BLOCK_N: tl.constexpr,
-        BLOCK_D: tl.constexpr):
-    """dk and dv of a tile of keys, for windows of more than 64 tokens.
+def window_attention_bwd_long_kernel(
+        qkv_ptr, bias_ptr, pad_ptr, seed_ptr, grad_ptr, dqkv_ptr, dbias_ptr, dpad_ptr, windows, H,
+        W, down, across, slots, heads, scale, dropout_p, D: tl.constexpr, WINDOW: tl.constexpr,
+        SHIFT: tl.constexpr, HAS_PAD: tl.constexpr, HAS_DROPOUT: tl.constexpr,
+        NEEDS_BIAS: tl.constexpr, NEEDS_PAD: tl.constexpr, PRECISION: tl.constexpr,
+        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, REST_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """As ``window_attention_bwd_kernel``, with dropout, some queries at a time.
 
-    Grid ``(heads * ceil(T / BLOCK_N) * slots,)``; a program owns one head's keys
-    ``tile * BLOCK_N ...`` of every ``slots``-th window; its queries are a whole window.
-    stats from ``window_attention_bwd_q_kernel``; dpad ``[slots * tiles, 2, heads, D]`` fp32.
+    dk and dv of a window stay in registers. dbias fp32 ``[slots, heads, ROWS, COLUMNS]`` does not
+    fit them: each program adds to its own, which the second-level cache holds. bias from
+    ``window_attention_bias_kernel``.
     """
     T: tl.constexpr = WINDOW * WINDOW
-    TILES: tl.constexpr = (T + BLOCK_N - 1) // BLOCK_N
     OPERAND: tl.constexpr = qkv_ptr.dtype.element_ty
-    head, tile, slot = _program(heads, TILES)
-    offs_m = tl.arange(0, BLOCK_M)
-    offs_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    COLUMNS: tl.constexpr = BLOCK_N + REST_N
+    TILE: tl.constexpr = (T + BLOCK_M - 1) // BLOCK_M * BLOCK_M * COLUMNS
+    head, slot = _program(heads)
     width = heads * D
     qkv_ptr += head * D
     dqkv_ptr += head * D
     pad_ptr += head * D
     grad_ptr += head * D
+    dbias_ptr += (slot.to(tl.int64) * heads + head) * TILE
     seed = tl.cast(0, tl.int64)
     if HAS_DROPOUT:
         seed = tl.load(seed_ptr)
 
-    bias = _bias(table_ptr, head, offs_m, offs_n, stride_tr, stride_th, WINDOW)
-    if REST_M > 0:
-        offs_r = BLOCK_M + tl.arange(0, REST_M)
-        bias_r = _bias(table_ptr, head, offs_r, offs_n, stride_tr, stride_th, WINDOW)
-    dpad_k = tl.zeros([CHUNKS, BLOCK_D], tl.float32)
-    dpad_v = tl.zeros([CHUNKS, BLOCK_D], tl.float32)
+    dpad_k = tl.zeros([1, BLOCK_D], tl.float32)
+    dpad_v = tl.zeros([1, BLOCK_D], tl.float32)
     for win in range(slot, windows, slots):
-        token_n, real_n = _tokens(win, offs_n, H, W, down, across, WINDOW, SHIFT)
-        token_m, real_m, weights, ds, g, q = _queries(
-            qkv_ptr, pad_ptr, grad_ptr, stats_ptr, seed, bias, scale, dropout_p, win, head, heads,
-            offs_m, token_n, real_n, offs_n, H, W, down, across, width, WINDOW, SHIFT, HAS_PAD,
-            HAS_DROPOUT, OPERAND, PRECISION, D, BLOCK_D)
-        if REST_M > 0:
-            token_r, real_r, weights_r, ds_r, g_r, q_r = _queries(
-                qkv_ptr, pad_ptr, grad_ptr, stats_ptr, seed, bias_r, scale, dropout_p, win, head,
-                heads, offs_r, token_n, real_n, offs_n, H, W, down, across, width, WINDOW, SHIFT,
-                HAS_PAD, HAS_DROPOUT, OPERAND, PRECISION, D, BLOCK_D)
-        for start in range(0, D, BLOCK_D):
-            g_c, q_c = g, q
-            if BLOCK_D < D:
-                g_c = _load(grad_ptr, token_m, real_m, width, start, OPERAND, D, BLOCK_D)
-                q_c = _load_scaled(qkv_ptr, pad_ptr, scale, token_m, real_m, 3 * width, start,
-                                   HAS_PAD, OPERAND, D, BLOCK_D)
-            dv = tl.dot(tl.trans(weights), g_c, input_precision=PRECISION)
-            dk = tl.dot(tl.trans(ds), q_c, input_precision=PRECISION)
-            if REST_M > 0:
-                g_c, q_c = g_r, q_r
-                if BLOCK_D < D:
-                    g_c = _load(grad_ptr, token_r, real_r, width, start, OPERAND, D, BLOCK_D)
-                    q_c = _load_scaled(qkv_ptr, pad_ptr, scale, token_r, real_r, 3 * width, start,
-                                       HAS_PAD, OPERAND, D, BLOCK_D)
-                dv = tl.dot(tl.trans(weights_r), g_c, dv, input_precision=PRECISION)
-                dk = tl.dot(tl.trans(ds_r), q_c, dk, input_precision=PRECISION)
-            _store(dqkv_ptr + 2 * width, dv, token_n, real_n, 3 * width, start, D, BLOCK_D)
-            _store(dqkv_ptr + width, dk, token_n, real_n, 3 * width, start, D, BLOCK_D)
-            if NEEDS_PAD:
-                if _may_have_pads(win, down, across):
-                    dpad_v += _pad_sum(dv, offs_n, real_n, start, T, CHUNKS, BLOCK_D)
-                    dpad_k += _pad_sum(dk, offs_n, real_n, start, T, CHUNKS, BLOCK_D)
+        # 0, but the compiler does not know: what follows from places is computed for each window
+        # again, where keeping it takes the registers of the products.
+        zero = tl.minimum(win, 0)
+        offs_n = zero + tl.arange(0, BLOCK_N)
+        token_n, real_n, k, v = _keys(qkv_ptr, pad_ptr, win, offs_n, H, W, down, across, width,
+                                      WINDOW, SHIFT, HAS_PAD, D, BLOCK_D)
+        dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+        dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+        if REST_N > 0:
+            offs_r = zero + BLOCK_N + tl.arange(0, REST_N)
+            token_r, real_r, k_r, v_r = _keys(qkv_ptr, pad_ptr, win, offs_r, H, W, down, across,
+                                              width, WINDOW, SHIFT, HAS_PAD, D, BLOCK_D)
+            dk_r = tl.zeros([REST_N, BLOCK_D], tl.float32)
+            dv_r = tl.zeros([REST_N, BLOCK_D], tl.float32)
+        of_window = _of_window(bias_ptr, win, head, heads, down, across, TILE, SHIFT)
+        for start in range(0, T, BLOCK_M):
+            offs_m = start + tl.arange(0, BLOCK_M)
+            row = offs_m[:, None] * COLUMNS
+            token, real = _tokens(win, offs_m, H, W, down, across, WINDOW, SHIFT)
+            q = _load_scaled(qkv_ptr, pad_ptr, scale, token, real, 3 * width, 0, HAS_PAD, OPERAND,
+                             D, BLOCK_D)
+            g = _load(grad_ptr, token, real, width, 0, OPERAND, D, BLOCK_D)
+            s = _read_scores(q, k, of_window + row + offs_n[None, :], PRECISION)
+            dp = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+            s_r = s
+            if REST_N > 0:
+                s_r = _read_scores(q, k_r, of_window + row + offs_r[None, :], PRECISION)
+                dp_r = tl.dot(g, tl.trans(v_r), input_precision=PRECISION)
+            p, p_r, over = _softmax(s, s_r, REST_N)
+            p *= over[:, None]
+            if T % BLOCK_M != 0:  # zeros times an infinite key are NaN
+                p = tl.where((offs_m < T)[:, None], p, 0.0)
+            dp, delta, dv = _add_dv(p, dp, g, dv, seed, win, head, heads, dropout_p, offs_m,
+                                    offs_n, WINDOW, HAS_DROPOUT, PRECISION)
+            if REST_N > 0:
+                p_r *= over[:, None]
+                if T % BLOCK_M != 0:
+                    p_r = tl.where((offs_m < T)[:, None], p_r, 0.0)
+                dp_r, delta_r, dv_r = _add_dv(p_r, dp_r, g, dv_r, seed, win, head, heads,
+                                              dropout_p, offs_m, offs_r, WINDOW, HAS_DROPOUT,
+                                              PRECISION)
+                delta += delta_r
+            ds = p * (dp - delta[:, None])
+            dk = _add_dk(ds, q, dk, PRECISION)
+            dq = tl.dot(ds.to(OPERAND), k, input_precision=PRECISION)
+            if REST_N > 0:
+                ds_r = p_r * (dp_r - delta[:, None])
+                dk_r = _add_dk(ds_r, q, dk_r, PRECISION)
+                dq = tl.dot(ds_r.to(OPERAND), k_r, dq, input_precision=PRECISION)
+            dq *= tl.cast(scale, tl.float32)
+            _store(dqkv_ptr, dq, token, real, 3 * width, 0, D, BLOCK_D)
+            if NEEDS_BIAS:
+                tl.debug_barrier()  # what this thread loads another may have stored
+                _add(dbias_ptr + row + offs_n[None, :], ds, win == slot)
+                if REST_N > 0:
+                    _add(dbias_ptr + row + offs_r[None, :], ds_r, win == slot)
+        dpad_k, dpad_v = _store_keys(dqkv_ptr, dk, dv, win, token_n, real_n, offs_n, dpad_k,
+                                     dpad_v, down, across, width, WINDOW, NEEDS_PAD, D, BLOCK_D)
+        if REST_N > 0:
+            dpad_k, dpad_v = _store_keys(dqkv_ptr, dk_r, dv_r, win, token_r, real_r, offs_r,
+                                         dpad_k, dpad_v, down, across, width, WINDOW, NEEDS_PAD, D,
+                                         BLOCK_D)
 
     if NEEDS_PAD:
-        _store_pad(dpad_ptr, slot * TILES + tile, head, heads, 0, dpad_k, D, CHUNKS, BLOCK_D)
-        _store_pad(dpad_ptr, slot * TILES + tile, head, heads, 1, dpad_v, D, CHUNKS, BLOCK_D)
+        _store_pad(dpad_ptr, slot, head, heads, 0, dpad_k, D, 1, BLOCK_D)
+        _store_pad(dpad_ptr, slot, head, heads, 1, dpad_v, D, 1, BLOCK_D)
 
 
 @triton.jit(do_not_specialize=["slots", "heads"])

@@ -59,24 +59,34 @@ def _check(qkv: Tensor, table: Tensor, hw: tuple[int, int], num_heads: int, wind
 
 
 def can_run_window_attention(qkv: Tensor, window_size: int, num_heads: int,
-                             relative_position_index: Tensor | None = None) -> Reason | None:
+                             relative_position_index: Tensor | None = None,
+                             dropout_p: float = 0.0) -> Reason | None:
     """Why the Triton kernels cannot take a call, in one sentence, or ``None`` if they can."""
     if reason := dtype_reason(qkv):
         return reason
-    d = qkv.shape[2] // (3 * num_heads)
+    d, full = qkv.shape[2] // (3 * num_heads), qkv.dtype == torch.float32
     if not 16 <= d <= 128:
         return f"its kernels take heads of 16 to 128 channels, not {d}"
     if not 2 <= window_size <= 16:
         return f"its kernels take windows of 2 to 16 tokens a side, not {window_size}"
     if relative_position_index is not None:
         return "its kernels take only the standard relative_position_index"
+    # Where registers and 99 KB of shared memory end.
+    if window_size > 12 and full:
+        return f"its kernels take windows of at most 12 tokens a side in float32, not {window_size}"
+    widest = 32 if full or window_size > 12 else 64
+    if d > widest and window_size > 8:
+        return (f"its kernels take heads of at most {widest} channels in {qkv.dtype} windows of "
+                f"{window_size} tokens a side, not {d}")
+    if d > 32 and full and dropout_p > 0:
+        return f"its kernels take float32 heads of at most 32 channels with dropout, not {d}"
     return None
 
 
 class _Config(NamedTuple):
     block_m: int  # queries of a tile
     block_n: int  # keys of a tile
-    rest: int  # places of the whole axis that its block does not hold: another block, or 0
+    rest: int  # keys of a window that a tile does not hold: another block, or 0
     block_d: int  # channels at a time
     num_warps: int
     num_stages: int
@@ -86,86 +96,92 @@ class _Config(NamedTuple):
         """Chunks of ``d`` channels, rounded up to a power of two."""
         return next_power_of_2(-(-d // self.block_d))
 
+    def rows(self, area: int) -> int:
+        """Queries of whole tiles."""
+        return -(-area // self.block_m) * self.block_m
+
 
 #: Whether a column of :data:`_CONFIGS` fits: ``*`` fits all.
 _ANY = "*"
-#: A block as wide as the window (of rows and columns), or as the head (of channels).
+#: A block as wide as the window (of rows), or as the head (of channels).
 _WHOLE, _OWN = 0, 0
 
-#: Tile and launch options; the first line that fits a call is its. The backward keeps four tiles of
-#: scores in registers (bias, its gradient, P, dP), the forward two; heads are read some channels
-#: at a time, which bounds shared memory. Chosen by what compiles without spills, not by time. Cards
-#: differ in where a product has its operands: wgmma (9.x), tcgen05 (10.x), sync (mma.sync, other
-#: NVIDIA cards), and hip's mfma, which gives a thread 512 registers as long as there are no more
-#: than 4 warps. Types are half, tf32 and full (IEEE float32); T is the window's tokens, the next
-#: power of two; ``drop`` is ``bwd`` with dropout, whose random numbers need registers too. The last
-#: column is how many programs' registers and shared memory a multiprocessor has room for.
+#: Tile and launch options; the first line that fits a call is its. Up to 64 tokens the backward
+#: keeps four tiles of scores in registers (bias, its gradient, P, dP), the forward two; heads are
+#: read some channels at a time, which bounds shared memory. Chosen by what compiles without spills
+#: and issues fewest instructions, not by time. Cards differ in where a product has its operands:
+#: wgmma (9.x), tcgen05 (10.x), sync (mma.sync, other NVIDIA cards), and hip's mfma, which gives a
+#: thread 512 registers as long as there are no more than 4 warps. T is the keys of a tile, types
+#: are half, tf32 and full (IEEE float32); ``drop`` is a ``long`` kernel with dropout, whose random
+#: numbers need registers too. The last column is how many programs' registers and shared memory a
+#: multiprocessor has room for.
 _CONFIGS: tuple[tuple[Any, ...], ...] = (
-    # kernel   T      card       type    head    block_m  block_n  block_d  warps  stages  per SM
-    ("fwd",    "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    1,     1,      8),
-    ("fwd",    "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
-    (_ANY,     "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    2,     1,      8),
-    (_ANY,     "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _WHOLE,  _OWN,    4,     1,      8),
-    ("fwd",    "64",  "tcgen05", "half", "<=32", 64,      64,      _OWN,    4,     2,      2),
-    ("fwd",    "64",  "hip",     "half", "<=32", 64,      64,      _OWN,    4,     2,      2),
-    ("fwd",    "64",  _ANY,      "half", "<=32", 64,      64,      _OWN,    4,     2,      3),
-    ("fwd",    "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      2),
-    (_ANY,     "64",  "hip",     _ANY,   _ANY,   64,      64,      16,      4,     1,      2),
+    # kernel     T      card       type    head    block_m  block_d  warps  stages  per SM
+    ("fwd",      "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _OWN,    1,     1,      8),
+    ("fwd",      "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _OWN,    2,     1,      8),
+    ("bwd",      "16",  _ANY,      _ANY,   _ANY,   _WHOLE,  _OWN,    2,     1,      8),
+    ("bwd",      "32",  _ANY,      _ANY,   _ANY,   _WHOLE,  _OWN,    4,     1,      8),
+    ("fwd",      "64",  "tcgen05", "half", _ANY,   _WHOLE,  _OWN,    4,     2,      2),
+    ("fwd",      "64",  "hip",     "half", _ANY,   _WHOLE,  _OWN,    4,     2,      2),
+    ("fwd",      "64",  _ANY,      "half", _ANY,   _WHOLE,  _OWN,    4,     2,      3),
+    ("fwd",      "64",  _ANY,      _ANY,   _ANY,   _WHOLE,  _OWN,    8,     1,      2),
+    ("bwd",      "64",  "hip",     _ANY,   _ANY,   _WHOLE,  16,      4,     1,      2),
     # A program of four warps: rows are whole in a warp, so that no sum crosses warps.
-    ("bwd",    "64",  _ANY,      "half", "<=32", 64,      64,      16,      4,     1,      2),
-    ("bwd",    "64",  "sync",    "half", _ANY,   64,      64,      16,      8,     1,      1),
-    ("bwd",    "64",  "sync",    "tf32", _ANY,   64,      64,      16,      8,     1,      1),
-    ("bwd",    "64",  _ANY,      "tf32", "<=32", 64,      64,      16,      4,     1,      2),
-    (_ANY,     "64",  _ANY,      "full", "<=32", 64,      64,      _OWN,    16,    1,      1),
-    ("drop",   "64",  _ANY,      _ANY,   _ANY,   64,      64,      16,      8,     1,      1),
-    ("bwd",    "64",  _ANY,      _ANY,   _ANY,   64,      64,      _OWN,    8,     1,      1),
-    ("fwd",    _ANY,  "hip",     "full", _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
-    ("fwd",    _ANY,  "sync",    _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      2),
-    ("fwd",    _ANY,  _ANY,      "half", "<=32", 64,      _WHOLE,  _OWN,    8,     1,      1),
-    ("fwd",    _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      1),
-    ("bwd_q",  _ANY,  "hip",     _ANY,   _ANY,   16,      _WHOLE,  _OWN,    4,     1,      1),
-    ("bwd_q",  "128", _ANY,      "half", _ANY,   16,      _WHOLE,  _OWN,    4,     1,      2),
-    ("bwd_q",  _ANY,  _ANY,      _ANY,   _ANY,   16,      _WHOLE,  _OWN,    8,     1,      1),
-    ("bwd_kv", _ANY,  "hip",     _ANY,   _ANY,   _WHOLE,  16,      _OWN,    8,     1,      1),
-    ("bwd_kv", _ANY,  _ANY,      "full", _ANY,   _WHOLE,  16,      _OWN,    16,    1,      1),
-    ("bwd_kv", _ANY,  "sync",    _ANY,   ">32",  _WHOLE,  16,      16,      8,     1,      1),
-    ("bwd_kv", _ANY,  _ANY,      _ANY,   ">32",  _WHOLE,  16,      _OWN,    8,     1,      1),
-    ("bwd_kv", "256", "wgmma",   _ANY,   _ANY,   _WHOLE,  16,      _OWN,    4,     1,      3),
-    ("bwd_kv", _ANY,  "tcgen05", _ANY,   _ANY,   _WHOLE,  32,      16,      8,     1,      1),
-    ("bwd_kv", _ANY,  _ANY,      _ANY,   _ANY,   _WHOLE,  32,      _OWN,    8,     1,      1),
+    ("bwd",      "64",  _ANY,      "half", _ANY,   _WHOLE,  16,      4,     1,      2),
+    ("bwd",      "64",  "tcgen05", "tf32", "<=32", _WHOLE,  16,      4,     1,      2),
+    ("bwd",      "64",  _ANY,      "tf32", "<=32", _WHOLE,  16,      8,     1,      1),
+    ("bwd",      "64",  "sync",    "tf32", _ANY,   _WHOLE,  16,      8,     1,      1),
+    ("bwd",      "64",  _ANY,      "full", "<=32", _WHOLE,  _OWN,    16,    1,      1),
+    ("bwd",      "64",  _ANY,      _ANY,   _ANY,   _WHOLE,  _OWN,    8,     1,      1),
+    ("fwd_long", _ANY,  _ANY,      "half", "<=32", 16,      _OWN,    4,     1,      3),
+    ("fwd_long", "64",  _ANY,      "half", _ANY,   16,      _OWN,    4,     1,      3),
+    ("fwd_drop", _ANY,  _ANY,      "half", "<=32", 16,      _OWN,    4,     1,      2),
+    (_ANY,       _ANY,  "hip",     _ANY,   _ANY,   16,      _OWN,    4,     1,      1),
+    ("bwd_long", "64",  _ANY,      "half", "<=64", 16,      _OWN,    4,     1,      2),
+    ("bwd_long", "128", "wgmma",   "half", "<=32", 16,      _OWN,    4,     1,      2),
+    ("bwd_long", "144", "wgmma",   "half", "<=32", 16,      _OWN,    4,     1,      2),
+    ("bwd_long", "128", "tcgen05", "half", "<=32", 16,      _OWN,    4,     1,      2),
+    ("bwd_long", "144", "tcgen05", "half", "<=32", 16,      _OWN,    4,     1,      2),
+    ("bwd_drop", "16",  _ANY,      _ANY,   "<=32", 16,      _OWN,    4,     1,      2),
+    ("bwd_drop", "32",  _ANY,      _ANY,   "<=32", 16,      _OWN,    4,     1,      2),
+    ("bwd_drop", "64",  _ANY,      "half", "<=32", 16,      _OWN,    4,     1,      2),
+    (_ANY,       _ANY,  _ANY,      _ANY,   _ANY,   16,      _OWN,    8,     1,      1),
 )
+
+
+def _kind(way: str, area: int, d: int, dtype: torch.dtype, dropout_p: float) -> str:
+    """What :data:`_CONFIGS` calls the kernel of a call."""
+    if dropout_p > 0:
+        return way + "_drop"
+    wide = d > 32 and area > 32 and dtype != torch.float32
+    return way + "_long" if wide or area > 64 else way
 
 
 @cache
 def _config(kind: str, area: int, d: int, dtype: torch.dtype, card: tuple[int, int],
             precision: str = "ieee") -> _Config:
-    """The line of :data:`_CONFIGS` for a kernel: ``fwd``, ``bwd``, ``drop``, ``bwd_q``, ``bwd_kv``.
-    """
-    whole = next_power_of_2(area, 16)
-    full, wide = dtype == torch.float32, d > 32
+    """The line of :data:`_CONFIGS` for a kernel."""
+    full = dtype == torch.float32
+    # Keys are two blocks where these waste less than one, as 144 = 128 + 16.
+    keys, rest = next_power_of_2(area, 16), 0
+    if 64 < area <= keys * 3 // 4:
+        keys, rest = keys // 2, next_power_of_2(area - keys // 2, 16)
     call = (
         kind,
-        str(whole),
+        str(keys + rest),
         {0: "hip", 9: "wgmma", 10: "tcgen05"}.get(card[0], "sync"),
-        "half" if not full else "tf32" if precision == "tf32" and whole <= 64 else "full",
-        ">32" if wide else "<=32",
+        "half" if not full else "tf32" if precision == "tf32" else "full",
+        "<=32" if d <= 32 else "<=64" if d <= 64 else ">64",
     )
     line = next(
         line for line in _CONFIGS if all(want in (_ANY, is_) for want, is_ in zip(line, call))
     )
-    block_m, block_n, block_d, *rest = line[len(call) :]
-    if block_d == _OWN:  # whole vectors of a head: fewer channels in fp32, where they are wider
-        block_d = min(next_power_of_2(d, 16), 32)
-        if full and (wide or (kind == "bwd_q" and whole > 64)):
-            block_d = 16
-        elif whole > 64 and not full:
-            block_d = 32
-    # The axis that is whole: two blocks where they waste less than one, as 144 = 128 + 16.
-    first, second = whole, 0
-    # Not for wide heads and TF32, whose operands fill the registers that a second block needs.
-    if whole > 64 and area <= whole * 3 // 4 and not wide and precision == "ieee":
-        first, second = whole // 2, next_power_of_2(area - whole // 2, 16)
-    return _Config(block_m or first, block_n or first, second, block_d, *rest)
+    block_m, block_d, *options = line[len(call) :]
+    if block_d == _OWN:
+        block_d = next_power_of_2(d, 16)
+        if kind in ("fwd", "bwd"):  # whole vectors of a head: fewer in fp32, where they are wider
+            block_d = min(block_d, 16 if full and d > 32 else 32)
+    return _Config(block_m or keys, keys, rest, block_d, *options)
 
 
 class _Plan(NamedTuple):
@@ -189,27 +205,40 @@ class _Plan(NamedTuple):
                 num_stages=config.num_stages)
         return self.programs[key]
 
-    def slots(self, config: _Config, tiles: int, device: torch.device) -> int:
-        """Programs for each head and tile: enough to fill the device, none without a window."""
-        return min(self.windows, max(1, num_sms(device) * config.per_sm // (self.heads * tiles)))
+    def slots(self, config: _Config, device: torch.device) -> int:
+        """Programs for each head: enough to fill the device, none without a window."""
+        return min(self.windows, max(1, num_sms(device) * config.per_sm // self.heads))
 
 
 def _plan(qkv: Tensor, pad: Tensor | None, H: int, W: int, num_heads: int, window_size: int,
-          shift: int, dropout_p: float) -> _Plan:
+          shift: int) -> _Plan:
     return _planned(qkv.shape[0], qkv.shape[2] // (3 * num_heads), pad is not None, H, W,
-                    num_heads, window_size, shift, dropout_p > 0, dot_precision(qkv.dtype))
+                    num_heads, window_size, shift, dot_precision(qkv.dtype))
 
 
 @lru_cache(maxsize=512)
 def _planned(B: int, d: int, has_pad: bool, H: int, W: int, num_heads: int, window_size: int,
-             shift: int, dropout: bool, precision: str) -> _Plan:
+             shift: int, precision: str) -> _Plan:
     down, across = -(-H // window_size), -(-W // window_size)
     padded = (down * window_size, across * window_size) != (H, W)
     options = {
         "D": d, "WINDOW": window_size, "SHIFT": shift, "HAS_PAD": int(has_pad and padded),
-        "HAS_DROPOUT": int(dropout), "PRECISION": precision,
+        "PRECISION": precision,
     }
     return _Plan((H, W, down, across), B * down * across, num_heads, options, {})
+
+
+def _expanded(table: Tensor, heads: int, window_size: int, shift: int, config: _Config) -> Tensor:
+    """Bias and mask of every query and key, ``[4 kinds of windows or 1, heads, rows, columns]``."""
+    from .kernel import window_attention_bias_kernel
+
+    rows, columns = config.rows(window_size * window_size), config.block_n + config.rest
+    kinds = 4 if shift else 1
+    bias = torch.empty((kinds, heads, rows, columns), device=table.device, dtype=torch.float32)
+    launch(window_attention_bias_kernel, (kinds * heads * (rows // 16),), table, bias, heads,
+           *table.stride(), WINDOW=window_size, SHIFT=shift, ROWS=rows, COLUMNS=columns,
+           BLOCK_M=16, BLOCK_N=next_power_of_2(columns, 16), num_warps=4, device=table.device)
+    return bias
 
 
 @operator(
@@ -222,16 +251,23 @@ def _forward(qkv: Tensor, table: Tensor, pad: Tensor | None, seed: Tensor | None
     qkv = qkv.contiguous()
     pad = None if pad is None else pad.contiguous()
     area = window_size * window_size
-    plan = _plan(qkv, pad, H, W, num_heads, window_size, shift, dropout_p)
-    config = _config("fwd", area, plan.options["D"], qkv.dtype, capability(qkv.device),
-                     plan.options["PRECISION"])
-    tiles = -(-area // config.block_m)
-    slots = plan.slots(config, tiles, qkv.device)
+    plan = _plan(qkv, pad, H, W, num_heads, window_size, shift)
+    d = plan.options["D"]
+    kind = _kind("fwd", area, d, qkv.dtype, dropout_p)
+    config = _config(kind, area, d, qkv.dtype, capability(qkv.device), plan.options["PRECISION"])
+    slots = plan.slots(config, qkv.device)
     out = qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3)
-    plan.program("fwd", config, BLOCK_N=config.block_n, REST_N=config.rest)(
-        (num_heads * tiles * slots,), qkv, table, qkv if pad is None else pad,
-        qkv if seed is None else seed, out, plan.windows, *plan.sizes, slots, num_heads,
-        *table.stride(), scale, dropout_p, device=qkv.device)
+    pad = qkv if pad is None else pad
+    sizes = (plan.windows, *plan.sizes, slots, num_heads)
+    if kind == "fwd":
+        plan.program("fwd", config)(
+            (num_heads * slots,), qkv, table, pad, out, *sizes, *table.stride(), scale,
+            device=qkv.device)
+    else:
+        plan.program("fwd_long", config, HAS_DROPOUT=int(dropout_p > 0), BLOCK_N=config.block_n,
+                     REST_N=config.rest)(
+            (num_heads * slots,), qkv, _expanded(table, num_heads, window_size, shift, config),
+            pad, qkv if seed is None else seed, out, *sizes, scale, dropout_p, device=qkv.device)
     return out
 
 
@@ -254,46 +290,27 @@ def _backward(grad: Tensor, qkv: Tensor, table: Tensor, pad: Tensor | None, seed
     grad, qkv = grad.contiguous(), qkv.contiguous()
     pad = None if pad is None else pad.contiguous()
     device, heads, area = qkv.device, num_heads, window_size * window_size
-    plan = _plan(qkv, pad, H, W, heads, window_size, shift, dropout_p)
+    plan = _plan(qkv, pad, H, W, heads, window_size, shift)
     d = plan.options["D"]
-    card, precision = capability(device), plan.options["PRECISION"]
+    kind = _kind("bwd", area, d, qkv.dtype, dropout_p)
+    config = _config(kind, area, d, qkv.dtype, capability(device), plan.options["PRECISION"])
+    slots = plan.slots(config, device)
     needs_pad = needs_pad and bool(plan.options["HAS_PAD"])
     dqkv = torch.empty_like(qkv)
-    inputs = (qkv, table, qkv if pad is None else pad, qkv if seed is None else seed, grad)
-
-    def run(name: str, config: _Config, outputs: tuple[Tensor, ...], slots: int, tiles: int,
-            **options: int) -> None:
-        plan.program(name, config, **options)(
-            (heads * tiles * slots,), *inputs, *outputs, plan.windows, *plan.sizes, slots, heads,
-            *table.stride(), scale, dropout_p, device=device)
-
-    def partials(slots: int, rows: int, config: _Config) -> Tensor:
-        return partial_sums((slots, heads, rows, config.block_n + config.rest), device, needs_table)
-
-    def pad_partials(programs: int) -> Tensor:
-        return partial_sums((programs, 2, heads, d), device, needs_pad)
-
-    if area <= 64:
-        kind = "drop" if dropout_p > 0 else "bwd"
-        config = _config(kind, area, d, qkv.dtype, card, precision)
-        slots = plan.slots(config, 1, device)
-        dbias, dpads = partials(slots, config.block_m, config), pad_partials(slots)
-        run("bwd", config, (dqkv, dbias, dpads), slots, 1, NEEDS_BIAS=int(needs_table),
-            NEEDS_PAD=int(needs_pad), CHUNKS=config.chunks(d))
+    rows, columns = config.rows(area), config.block_n + config.rest
+    dbias = partial_sums((slots, heads, rows, columns), device, needs_table)
+    dpads = partial_sums((slots, 2, heads, d), device, needs_pad)
+    own = {"NEEDS_BIAS": int(needs_table), "NEEDS_PAD": int(needs_pad)}
+    pads = qkv if pad is None else pad
+    rest = (grad, dqkv, dbias, dpads, plan.windows, *plan.sizes, slots, heads)
+    if kind == "bwd":
+        plan.program("bwd", config, **own, CHUNKS=config.chunks(d))(
+            (heads * slots,), qkv, table, pads, *rest, *table.stride(), scale, device=device)
     else:
-        stats = torch.empty((plan.windows, heads, 2, area), device=device, dtype=torch.float32)
-        config = _config("bwd_q", area, d, qkv.dtype, card, precision)
-        tiles = -(-area // config.block_m)
-        slots = plan.slots(config, tiles, device)
-        dbias = partials(slots, tiles * config.block_m, config)
-        run("bwd_q", config, (dqkv, dbias, stats), slots, tiles, NEEDS_BIAS=int(needs_table),
-            BLOCK_N=config.block_n, REST_N=config.rest)
-        config = _config("bwd_kv", area, d, qkv.dtype, card, precision)
-        tiles = -(-area // config.block_n)
-        kv_slots = plan.slots(config, tiles, device)
-        dpads = pad_partials(kv_slots * tiles)
-        run("bwd_kv", config, (stats, dqkv, dpads), kv_slots, tiles, NEEDS_PAD=int(needs_pad),
-            CHUNKS=config.chunks(d), BLOCK_N=config.block_n, REST_M=config.rest)
+        plan.program("bwd_long", config, **own, HAS_DROPOUT=int(dropout_p > 0),
+                     BLOCK_N=config.block_n, REST_N=config.rest)(
+            (heads * slots,), qkv, _expanded(table, heads, window_size, shift, config), pads,
+            qkv if seed is None else seed, *rest, scale, dropout_p, device=device)
 
     dtable = torch.empty_like(table if needs_table else table[:0],
                               memory_format=torch.contiguous_format)
@@ -375,7 +392,7 @@ def window_attention(
            dropout_p, index)
     if autocasting(qkv.device) and qkv.dtype == torch.float32:
         qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
-    reason = can_run_window_attention(qkv, window_size, num_heads, index)
+    reason = can_run_window_attention(qkv, window_size, num_heads, index, dropout_p)
     if not use_triton("window_attention", qkv.device, reason):
         on_cpu = qkv.device.type == "cpu"
         return (window_attention_cpu if on_cpu else window_attention_reference)(
