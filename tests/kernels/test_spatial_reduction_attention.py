@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 import fastdet
 from benchmarks.operators.spatial_reduction_attention import spatial_reduction_attention_eager
 from fastdet.kernels.spatial_reduction_attention import (
-    op as op_module,
-)
-from fastdet.kernels.spatial_reduction_attention import (
     can_run_spatial_reduction_attention,
     spatial_reduction_attention,
+)
+from fastdet.kernels.spatial_reduction_attention import (
+    op as op_module,
 )
 from fastdet.kernels.spatial_reduction_attention.reference import (
     spatial_reduction_attention_reference,
