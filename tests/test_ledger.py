@@ -45,7 +45,8 @@ def test_every_recorded_entry_belongs_to_a_case():
 def test_grids_count_on_places_that_there_are(target):
     """A walking grid is one wave of the programs that registers and shared memory allow."""
     for name, walking in (("window_attention", r"window_attention_(fwd|bwd)(_long)?_kernel"),
-                          ("add_layer_norm", "add_layer_norm_bwd_kernel")):
+                          ("add_layer_norm", "add_layer_norm_bwd_kernel"),
+                          ("merge_layer_norm", "merge_layer_norm_bwd_kernel")):
         recorded = ledger.load(name)["targets"][target]
         for case in ENTRIES[name].ledger:
             for launch in binary.record(ENTRIES[name], case, TARGETS[target]):

@@ -7,16 +7,18 @@ from torch import Tensor
 
 from fastdet.kernels.dyhead_convs import dyhead_convs
 
-from ..entry import Entry, Inputs, Work, against_reference, normal
+from ..entry import Entry, Inputs, Work, against_reference
 from ..maps import DYHEAD, DYHEAD_CPU, halves
 
 
 def _make(*, dtype: torch.dtype, device: torch.device, B: int, C: int, H: int, W: int,
           levels: int) -> Inputs:
-    """No place is a pixel's own, where the gradient jumps."""
+    """No place is a pixel's own, where the gradient jumps; maps as a block has them, channels last.
+    """
     inputs: Inputs = {"levels": levels}
     for i, size in enumerate(halves(H, W, levels)):
-        inputs[f"x{i}"] = normal(B, C, *size, dtype=dtype, device=device)
+        x = torch.randn(B, C, *size, dtype=dtype, device=device)
+        inputs[f"x{i}"] = x.contiguous(memory_format=torch.channels_last).requires_grad_()
         offset = torch.randint(-2, 2, (B, 18, *size)) + 0.1 + 0.8 * torch.rand(B, 18, *size)
         numbers = torch.cat([offset, torch.randn(B, 9, *size)], 1)
         inputs[f"numbers{i}"] = numbers.to(device, dtype).requires_grad_()

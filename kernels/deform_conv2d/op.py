@@ -14,7 +14,7 @@ from ..autograd import operator
 from ..common import Form, dtype_reason, form, next_power_of_2, options, partial_sums
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
-from ..launch import Program, dot_precision, num_sms, program
+from ..launch import Prepared, dot_precision, num_sms, program
 from .cpu import deform_conv2d_cpu, result_format
 from .reference import output_size
 
@@ -248,6 +248,11 @@ def _per_image(t: Tensor) -> Tensor:
     return t if t.is_contiguous() or t[:1].is_contiguous() else t.contiguous()
 
 
+def _strides(offset: Tensor, mask: Tensor | None) -> tuple[int, int]:
+    """From image to image."""
+    return offset.stride(0), 0 if mask is None else mask.stride(0)
+
+
 def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t if t.dtype == dtype else t.to(dtype)
 
@@ -260,20 +265,12 @@ def _channels_last(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last)
 
 
-class _Launch(NamedTuple):
-    """What the launches of one kernel have in common where all sizes are the same."""
-
-    program: Program
-    programs: int
-    sizes: tuple[int, ...]
-
-
 #: Where the kernel's taps lie: stride, padding and dilation, vertical before horizontal.
 _Steps = tuple[int, ...]
 
 
-def _launch(name: str, shape: _Shape, steps: _Steps, config: Config, programs: int, *,
-            has_mask: bool, **constants: Any) -> _Launch:
+def _launch(name: str, shape: _Shape, steps: _Steps, config: Config, programs: int, *numbers: int,
+            has_mask: bool, **constants: Any) -> Prepared:
     from . import kernel
 
     names = ("SH", "SW", "PH", "PW", "DH", "DW")
@@ -282,18 +279,18 @@ def _launch(name: str, shape: _Shape, steps: _Steps, config: Config, programs: i
         **dict(zip(names, steps)), KW=shape.kernel[1],
         TAPS=shape.taps, HAS_MASK=int(has_mask), **constants,
         **options(config, ("block_o",) if shape.depthwise else ()))
-    return _Launch(run, programs, shape.sizes(config))
+    return run.at((programs,), *shape.sizes(config), *numbers)
 
 
 @lru_cache(maxsize=1024)
-def _plan_prepare(shape: _Shape, size: torch.Size, copies: bool, packs: bool) -> _Launch:
+def _plan_prepare(shape: _Shape, size: torch.Size, copies: bool, packs: bool) -> Prepared:
     from .kernel import deform_conv2d_prepare_kernel as kernel
 
     b, c, h, w = size
     tiles = b * -(-h * w // COPY_TILE["BLOCK_P"]) * -(-c // COPY_TILE["BLOCK_C"]) if copies else 0
     run = program(kernel, C=c, WIDE=int(h * w % 8 == 0), **shape.weights(), **COPY_TILE,
                   num_warps=4)
-    return _Launch(run, tiles + (shape.weight_tiles if packs else 0), (tiles, h * w))
+    return run.at((tiles + (shape.weight_tiles if packs else 0),), tiles, h * w)
 
 
 def _prepare(t: Tensor, weight: Tensor | None, shape: _Shape) -> tuple[Tensor, Tensor]:
@@ -307,7 +304,7 @@ def _prepare(t: Tensor, weight: Tensor | None, shape: _Shape) -> tuple[Tensor, T
         weight, packed = weight.contiguous(), weight.new_empty(shape.packed)
     if copies or packed is not t:
         run = _plan_prepare(shape, t.shape, copies, packed is not t)
-        run.program((run.programs,), t, maps, weight, packed, *run.sizes, device=t.device)
+        run(t, maps, weight, packed, device=t.device)
     return maps, packed
 
 
@@ -315,13 +312,14 @@ class _Forward(NamedTuple):
     """The plan of the forward pass."""
 
     shape: _Shape
-    run: _Launch
+    run: Prepared
 
 
 @lru_cache(maxsize=1024)
 def _plan_forward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps: _Steps,
                   groups: int, deform_groups: int, dtype: torch.dtype, precision: str, sms: int,
-                  has_mask: bool, has_bias: bool, last: bool) -> _Forward:
+                  strides: tuple[int, int], has_mask: bool, has_bias: bool, last: bool
+                  ) -> _Forward:
     shape = _shape(x, offset, weight, groups, deform_groups)
     flags: dict[str, Any] = {"has_mask": has_mask, "HAS_BIAS": int(has_bias),
                              "CHANNELS_LAST": int(last)}
@@ -329,31 +327,31 @@ def _plan_forward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps: 
         config = tile_config("depthwise_fwd", shape.C // deform_groups, 1, dtype)
         tiles = deform_groups * -(-shape.C // deform_groups // config.block_c)
         return _Forward(shape, _launch("depthwise_fwd", shape, steps, config,
-                                       shape.tiles(config) * tiles, **flags))
+                                       shape.tiles(config) * tiles, *strides, **flags))
     config = tile_config("fwd", shape.run, shape.O // shape.groups, dtype)
     tiles = shape.groups * -(-shape.O // shape.groups // config.block_o)
     if dtype != torch.float32:  # whose smaller tile spills on sm_90
         config = _fitted(config, shape, tiles, sms * _resident(dtype))
     return _Forward(shape, _launch("fwd", shape, steps, config, shape.tiles(config) * tiles,
-                                   PACK=shape.pack, PRECISION=precision, **flags))
+                                   *strides, PACK=shape.pack, PRECISION=precision, **flags))
 
 
 class _Backward(NamedTuple):
     """The plan of the backward pass."""
 
     shape: _Shape
-    data: _Launch | None  # of the image and the places; where filters are depth-wise of the weight
-    weight: _Launch | None
+    data: Prepared | None  # of the image and the places; where filters are depth-wise of the weight
+    weight: Prepared | None
     partial: tuple[int, ...]  # sums of the weight's gradient
-    splits: tuple[int, ...]
-    finish: _Launch
+    finish: Prepared
+    casts: bool  # x's gradient to its type, in finish
 
 
 @lru_cache(maxsize=1024)
 def _plan_backward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps: _Steps,
                    groups: int, deform_groups: int, dtype: torch.dtype, precision: str, sms: int,
-                   has_mask: bool, needs_x: bool, needs_place: bool, needs_weight: bool,
-                   fixed: bool) -> _Backward:
+                   strides: tuple[int, int], has_mask: bool, needs_x: bool, needs_place: bool,
+                   needs_weight: bool, fixed: bool) -> _Backward:
     from .kernel import deform_conv2d_finish_kernel
 
     shape = _shape(x, offset, weight, groups, deform_groups)
@@ -361,31 +359,33 @@ def _plan_backward(x: torch.Size, offset: torch.Size, weight: torch.Size, steps:
                              "NEEDS_PLACE": int(needs_place), "FIXED": int(fixed)}
     numbers = math.prod(x) if needs_x and not fixed and dtype != torch.float32 else 0
     casts = -(-numbers // CAST_TILE)
-    finish = _Launch(
-        program(deform_conv2d_finish_kernel, WIDE=int(shape.C % 8 == 0), **shape.weights(),
-                BLOCK=CAST_TILE, num_warps=4),
-        casts + shape.weight_tiles, (casts, numbers))
+
+    def finish(splits: int) -> Prepared:
+        run = program(deform_conv2d_finish_kernel, WIDE=int(shape.C % 8 == 0), **shape.weights(),
+                      BLOCK=CAST_TILE, num_warps=4)
+        return run.at((casts + shape.weight_tiles,), casts, numbers, splits)
+
     if shape.depthwise:
         config = tile_config("depthwise_bwd", shape.C // deform_groups, 1, dtype)
         tiles = shape.tiles(config)
         run = _launch("depthwise_bwd", shape, steps, config, tiles * deform_groups * shape.taps,
-                      NEEDS_WEIGHT=int(needs_weight), **needs)
-        return _Backward(shape, run, None, (tiles, shape.taps, shape.C), (), finish)
+                      *strides, NEEDS_WEIGHT=int(needs_weight), **needs)
+        return _Backward(shape, run, None, (tiles, shape.taps, shape.C), finish(1), casts > 0)
     og = shape.O // shape.groups
     data = of_weight = None
     if needs_x or needs_place:
         config = tile_config("bwd_data", shape.run, og, dtype)
         data = _launch("bwd_data", shape, steps, config,
-                       shape.tiles(config) * deform_groups * shape.taps, PACK=shape.pack,
+                       shape.tiles(config) * deform_groups * shape.taps, *strides, PACK=shape.pack,
                        PRECISION=precision, **needs)
     config = tile_config("bwd_weight", shape.run, og, dtype)
     blocks = (shape.taps * (shape.C // shape.run) * -(-shape.run // config.block_c)
               * -(-og // config.block_o))
     splits = _splits(shape.tiles(config), blocks, sms * _resident(dtype))
     if needs_weight:
-        of_weight = _launch("bwd_weight", shape, steps, config, blocks * splits,
+        of_weight = _launch("bwd_weight", shape, steps, config, blocks * splits, *strides, splits,
                             has_mask=has_mask, PRECISION=precision)
-    return _Backward(shape, data, of_weight, (splits, *shape.packed), (splits,), finish)
+    return _Backward(shape, data, of_weight, (splits, *shape.packed), finish(splits), casts > 0)
 
 
 @operator(
@@ -403,14 +403,13 @@ def _forward(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bia
     mask = None if mask is None else _per_image(mask)
     shape, run = _plan_forward(
         x.shape, offset.shape, weight.shape, (*stride, *padding, *dilation), groups,
-        deform_groups, dtype, dot_precision(dtype), num_sms(device), mask is not None,
-        bias is not None, memory_format == torch.channels_last)
+        deform_groups, dtype, dot_precision(dtype), num_sms(device), _strides(offset, mask),
+        mask is not None, bias is not None, memory_format == torch.channels_last)
     maps, packed = _prepare(x, weight, shape)
     out = torch.empty((shape.B, shape.O, shape.oh, shape.ow), dtype=dtype, device=device,
                       memory_format=memory_format)
-    run.program((run.programs,), maps, offset, offset if mask is None else mask, packed,
-                packed if bias is None else bias.contiguous(), out, *run.sizes, offset.stride(0),
-                0 if mask is None else mask.stride(0), device=device)
+    run(maps, offset, offset if mask is None else mask, packed,
+        packed if bias is None else bias.contiguous(), out, device=device)
     return out, x.new_empty(0) if maps is x else maps, packed
 
 
@@ -449,8 +448,8 @@ def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weig
     fixed = needs_x and x.shape[0] > 0 and torch.are_deterministic_algorithms_enabled()
     plan = _plan_backward(
         x.shape, offset.shape, weight.shape, (*stride, *padding, *dilation), groups,
-        deform_groups, dtype, dot_precision(dtype), num_sms(device), mask is not None, needs_x,
-        needs_place, needs_weight, fixed)
+        deform_groups, dtype, dot_precision(dtype), num_sms(device), _strides(offset, mask),
+        mask is not None, needs_x, needs_place, needs_weight, fixed)
     grad, made = _prepare(grad, weight if packed is None else None, plan.shape)
     packed = made if packed is None else packed
     scale = _fixed_point(grad, mask, packed, plan.shape) if fixed else grad
@@ -460,23 +459,19 @@ def _backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weig
     dmask = offset.new_empty(0 if mask is None or not needs_place else mask.shape)
     partial = partial_sums(plan.partial, device, needs_weight)
     inputs = (x, offset, offset if mask is None else mask)
-    strides = (offset.stride(0), 0 if mask is None else mask.stride(0))
-    if run := plan.data:
+    if plan.data:
         with_weight = (partial,) if plan.shape.depthwise else ()
-        run.program((run.programs,), *inputs, packed, grad, scale, sums, doffset, dmask,
-                    *with_weight, *run.sizes, *strides, device=device)
-    if run := plan.weight:
-        run.program((run.programs,), *inputs, grad, partial, *run.sizes, *strides, *plan.splits,
-                    device=device)
+        plan.data(*inputs, packed, grad, scale, sums, doffset, dmask, *with_weight, device=device)
+    if plan.weight:
+        plan.weight(*inputs, grad, partial, device=device)
     dx = sums
     if needs_weight:
         if plan.shape.depthwise:
             partial = partial.sum(0, keepdim=True)
         dweight = weight.new_empty(weight.shape, dtype=dtype)
-        if plan.finish.sizes[0]:
+        if plan.casts:
             dx = torch.empty_like(x)
-        plan.finish.program((plan.finish.programs,), sums, dx, partial, dweight,
-                            *plan.finish.sizes, partial.shape[0], device=device)
+        plan.finish(sums, dx, partial, dweight, device=device)
     else:
         dweight = weight.new_empty(0)
     if fixed:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..autograd import operator
 from ..common import DTYPES, Form, form, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
-from ..launch import Program, program
+from ..launch import Prepared, program
 from .cpu import roi_align_cpu, roi_align_cpu_backward
 from .reference import Geometry, roi_align_reference, roi_geometry, roi_levels
 
@@ -58,10 +58,9 @@ def _channels(c: int, most: int) -> int:
 class _Forward(NamedTuple):
     """What the forward launches of all numbers of regions have in common."""
 
-    program: Program
+    run: Prepared
     chunks: int  # of a region's bins
     blocks: int  # of channels
-    numbers: tuple[float, ...]  # sizes and scales of the maps, images and channels
 
 
 @lru_cache(maxsize=1024)
@@ -80,8 +79,9 @@ def _plan_forward(shapes: tuple[torch.Size, ...], dtype: torch.dtype, scales: tu
         roi_align_fwd_kernel, L=len(shapes), PH=bins[0], PW=bins[1], SAMPLES=sampling_ratio,
         MAXIMUM=int(maximum), ALIGNED=int(aligned), HAS_LEVELS=int(has_levels), BLOCK_P=block_p,
         BLOCK_C=block_c, num_warps=4)
-    return _Forward(run, -(-n // block_p), -(-c // block_c),
-                    (*sizes, *scales, *[0.0] * rest, finest_scale, b, c))
+    chunks, blocks = -(-n // block_p), -(-c // block_c)
+    return _Forward(run.at((chunks, blocks), *sizes, *scales, *[0.0] * rest, finest_scale, b, c),
+                    chunks, blocks)
 
 
 @operator(
@@ -112,9 +112,9 @@ def _forward(feats: list[Tensor], rois: Tensor, levels: Tensor | None, scales: S
     found = rois.new_empty((2, n, c, bins_y, bins_x) if maximum else (0,))
     maps = [feat.contiguous(memory_format=torch.channels_last) for feat in feats]
     maps += [maps[-1]] * (MAX_LEVELS - len(maps))
-    plan.program((n * plan.chunks, plan.blocks), *maps, rois.contiguous(),
-                 rois if levels is None else levels.float().contiguous(), out, geometry, found,
-                 n, *plan.numbers, device=rois.device)
+    plan.run(*maps, rois.contiguous(),
+             rois if levels is None else levels.float().contiguous(), out, geometry, found, n,
+             grid=(n * plan.chunks, plan.blocks), device=rois.device)
     return out, geometry, found
 
 
@@ -133,16 +133,14 @@ class _Level(NamedTuple):
 
     shape: tuple[int, int, int, int]
     memory_format: torch.memory_format
-    grid: tuple[int, int, int]
-    numbers: tuple[int, ...]  # sizes, first group and strides
+    run: Prepared
 
 
 class _Backward(NamedTuple):
     """What the backward launches of all numbers of regions have in common."""
 
-    order: Program
-    gather: Program
-    images: int
+    order: Prepared
+    groups: int
     levels: tuple[_Level, ...]
 
 
@@ -161,9 +159,11 @@ def _plan_backward(sizes: tuple[int, ...], channels_last: tuple[bool, ...], c: i
         strides = (c * h * w, 1, w * c, c) if last else (c * h * w, h * w, w, 1)
         levels.append(_Level(
             (b, c, h, w), torch.channels_last if last else torch.contiguous_format,
-            (-(-h // TILE) * -(-w // TILE), b, -(-c // block_c)), (h, w, c, level * b, *strides)))
-    return _Backward(program(kernel.roi_align_order_kernel, BLOCK_N=BLOCK_ORDER, num_warps=8),
-                     gather, sizes[0], tuple(levels))
+            gather.at((-(-h // TILE) * -(-w // TILE), b, -(-c // block_c)), h, w, c, level * b,
+                      *strides)))
+    order = program(kernel.roi_align_order_kernel, BLOCK_N=BLOCK_ORDER, num_warps=8)
+    groups = len(levels) * sizes[0]
+    return _Backward(order.at((groups + 1,), sizes[0]), groups, tuple(levels))
 
 
 @operator("roi_align_backward", "(Tensor grad, Tensor geometry, Tensor found, SymInt[] sizes, "
@@ -179,17 +179,16 @@ def _backward(grad: Tensor, geometry: Tensor, found: Tensor, sizes: Sequence[int
                           maximum)
     # Regions by level and image, in their own order among each other: a tile's sums have one
     # order, and a program looks at the regions of its own map alone.
-    groups = len(plan.levels) * plan.images
     ordered, order = torch.empty_like(geometry), geometry.new_empty(n, dtype=torch.int64)
-    starts = geometry.new_empty(groups + 1, dtype=torch.int32)
-    plan.order((groups + 1,), geometry, ordered, order, starts, n, plan.images, device=device)
+    starts = geometry.new_empty(plan.groups + 1, dtype=torch.int32)
+    plan.order(geometry, ordered, order, starts, n, device=device)
     grad = grad.contiguous(memory_format=torch.channels_last)
     if maximum:
         found = found.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     grads = []
-    for shape, memory_format, grid, numbers in plan.levels:
+    for shape, memory_format, run in plan.levels:
         dx = torch.empty(shape, dtype=grad.dtype, device=device, memory_format=memory_format)
-        plan.gather(grid, grad, ordered, order, found, starts, dx, n, *numbers, device=device)
+        run(grad, ordered, order, found, starts, dx, n, device=device)
         grads.append(dx)
     return grads
 

@@ -385,10 +385,10 @@ def test_sizes_share_what_is_compiled():
     pytest.importorskip("triton")
     plans = [op_module._plan_forward(
         torch.Size((2, 64, n, n)), torch.Size((2, 18, n, n)), torch.Size((64, 64, 3, 3)), (1,) * 6,
-        1, 1, torch.float32, "ieee", 132, has_mask=False, has_bias=True, last=False)
+        1, 1, torch.float32, "ieee", 132, (1, 0), has_mask=False, has_bias=True, last=False)
         for n in (8, 80)]
-    assert plans[0].run.programs < plans[1].run.programs
-    assert plans[0].run.program is plans[1].run.program
+    assert plans[0].run.grid < plans[1].run.grid
+    assert plans[0].run.options is plans[1].run.options
 
 
 @pytest.mark.kernel
@@ -412,14 +412,14 @@ def test_packing_is_undone(kernel_device, C, O, groups, H, size):  # noqa: E741
         assert torch.equal(own, weight[o].flatten(1).T)
     assert packed.count_nonzero() == weight.count_nonzero()
 
-    finish = op_module._plan_backward(
-        x.shape, offset.shape, weight.shape, (1,) * 6, groups, 1, x.dtype, "ieee", 1,
-        has_mask=True, needs_x=True, needs_place=False, needs_weight=True, fixed=False).finish
-    parts = torch.stack([packed.float(), -packed.float() / 2])
+    plan = op_module._plan_backward(
+        x.shape, offset.shape, weight.shape, (1,) * 6, groups, 1, x.dtype, "ieee", 4, (1, 1),
+        has_mask=True, needs_x=True, needs_place=False, needs_weight=True, fixed=False)
+    parts = torch.stack([packed.float() * (i + 1) for i in range(
+        1 if shape.depthwise else plan.partial[0])])
     dx, dweight = torch.empty_like(maps), torch.empty_like(weight)
-    finish.program((finish.programs,), maps.float() / 3, dx, parts, dweight, *finish.sizes, 2,
-                   device=kernel_device)
-    assert torch.equal(dweight, weight / 2)
+    plan.finish(maps.float() / 3, dx, parts, dweight, device=kernel_device)
+    assert torch.equal(dweight, weight * (len(parts) * (len(parts) + 1) // 2))
     assert torch.equal(dx, (maps.float() / 3).bfloat16())
 
 

@@ -81,6 +81,23 @@ def test_the_cpu_path_is_the_definition():
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("put", [math.nan, math.inf])
+@pytest.mark.parametrize(("which", "at"), [
+    (0, (1, 3, 1, 2)), (1, (1, 4, 1, 1, 2, 0)), (2, (1, 4, 1, 1, 2)), (2, (0, 2, 0, 0, 1)),
+    (3, (1, 4, 3))])
+def test_what_is_not_finite_shows_on_a_cpu(which, at, put):
+    """In value, places, weights and the gradient, where the definition has it; query 4 of image 1
+    looks outside."""
+    tensors = [t.detach() for t in inputs(q=7, p=3)]
+    tensors.append(torch.randn(2, 7, 6, dtype=torch.float64))
+    tensors[1][1, 4] = 3.0
+    tensors[which][at] = put
+    *leaves, grad = tensors
+    leaves = [t.requires_grad_() for t in leaves]
+    for got, want in zip(run(leaves, grad), run(leaves, grad, function=define)):
+        assert torch.equal(got.isfinite(), want.isfinite())
+
+
 def test_reference_is_grid_sample():
     sizes = [(7, 5), (4, 3), (1, 2)]
     tensors = inputs(q=11, sizes=sizes, p=3)

@@ -241,7 +241,7 @@ def test_kernel_orders_regions(kernel_device, monkeypatch, n, images):
     geometry = geometry.to(kernel_device)
     ordered, order = torch.empty_like(geometry), geometry.new_empty(n, dtype=torch.int64)
     starts = geometry.new_empty(3 * images + 1, dtype=torch.int32)
-    plan.order((len(starts),), geometry, ordered, order, starts, n, images, device=kernel_device)
+    plan.order(geometry, ordered, order, starts, n, device=kernel_device)
     key = (geometry[:, 0] * images + geometry[:, 1]).where(geometry[:, 0] >= 0, -1)
     want = key.sort(stable=True)[1][key.lt(0).sum():]
     assert order[:len(want)].tolist() == want.tolist()

@@ -52,6 +52,17 @@ def test_the_cpu_path_is_the_definition(b, n_q, n_k, heads):
         torch.testing.assert_close(got, exact)
 
 
+@pytest.mark.parametrize("put", [float("nan"), float("inf"), float("-inf")])
+def test_a_query_that_is_not_finite_shows_on_a_cpu(put):
+    """torch's fused attention makes finite numbers of it."""
+    q, kv = (t.detach() for t in inputs(2, 5, 3, 2, 4, torch.float32))
+    q[1, 2, 3] = put
+    out = spatial_reduction_attention(q, kv, 2)
+    shows = torch.zeros(2, 5, 8, dtype=torch.bool)
+    shows[1, 2, :4] = True  # of one query's first head
+    assert torch.equal(out.isfinite(), ~shows)
+
+
 def test_reference_gradcheck():
     q, kv = inputs(2, 5, 3, 2, 4)
     assert torch.autograd.gradcheck(lambda a, b: spatial_reduction_attention(a, b, 2), (q, kv))

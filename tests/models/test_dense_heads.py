@@ -33,6 +33,14 @@ def test_a_head_says_what_is_wrong(kind, kwargs, message):
         head(kind, **kwargs)
 
 
+@pytest.mark.parametrize(("weight", "product"), [(1.0, False), (1, False), (0.5, True)])
+def test_a_weight_of_one_is_no_product(weight, product):
+    loss = build_loss(dict(type="L1Loss", loss_weight=weight))(
+        torch.ones(2, 3, requires_grad=True), torch.zeros(2, 3))
+    assert loss.item() == weight
+    assert loss.grad_fn.name().startswith("Mul") == product
+
+
 def test_levels_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"of the same levels, got \[2, 3, 3, 3\]"):
         build_head(dict(type="YOLOV3Head", num_classes=3, in_channels=[8, 8]))

@@ -261,6 +261,7 @@ class AnchorHead(BaseDenseHead):
                      levels: Sequence[Tensor], targets: AnchorTargets) -> dict[str, list[Tensor]]:
         """Losses of each level on anchors [n, 4] or [B, n, 4] of each; see :meth:`loss`."""
         total = targets.num_pos + targets.num_neg if self.sampling else targets.num_pos
+        total = at_least_float32(total.to(cls_scores[0].dtype))  # once, and not on every level
         of_classes, of_boxes = multi_apply(self.loss_single, cls_scores, bbox_preds, levels,
                                            *targets.of_levels(levels), num_total_samples=total)
         return {"loss_cls": of_classes, "loss_bbox": of_boxes}

@@ -52,6 +52,6 @@ class BalancedL1Loss(Loss):
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None,
                 avg_factor: float | Tensor | None = None, reduction_override: str | None = None,
                 **kwargs: Any) -> Tensor:
-        return self.loss_weight * balanced_l1_loss(
+        return self.weighted(balanced_l1_loss(
             pred, target, weight, alpha=self.alpha, gamma=self.gamma, beta=self.beta,
-            reduction=self.reduction_of(reduction_override), avg_factor=avg_factor, **kwargs)
+            reduction=self.reduction_of(reduction_override), avg_factor=avg_factor, **kwargs))

@@ -149,8 +149,8 @@ class CrossEntropyLoss(Loss):
         """The loss; for masks ``label`` is the target and ``weight`` the classes."""
         class_weight = (None if self.class_weight is None else
                         cls_score.new_tensor(self.class_weight))
-        return self.loss_weight * self.cls_criterion(
+        return self.weighted(self.cls_criterion(
             cls_score, label, weight, class_weight=class_weight,
             reduction=self.reduction_of(reduction_override), avg_factor=avg_factor,
             ignore_index=self.ignore_index if ignore_index is None else ignore_index,
-            avg_non_ignore=self.avg_non_ignore, **kwargs)
+            avg_non_ignore=self.avg_non_ignore, **kwargs))

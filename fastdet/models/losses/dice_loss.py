@@ -65,7 +65,7 @@ class DiceLoss(Loss):
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None,
                 reduction_override: str | None = None,
                 avg_factor: float | Tensor | None = None) -> Tensor:
-        return self.loss_weight * dice_loss(
+        return self.weighted(dice_loss(
             pred.sigmoid() if self.activate else pred, target, weight, eps=self.eps,
             reduction=self.reduction_of(reduction_override), naive_dice=self.naive_dice,
-            avg_factor=avg_factor)
+            avg_factor=avg_factor))

@@ -91,6 +91,6 @@ class FocalLoss(Loss):
                 reduction_override: str | None = None) -> Tensor:
         """The loss of [N, C] ``pred``; ``target`` is [N] classes, C for background, or [N, C]."""
         loss = py_focal_loss_with_prob if self.activated else sigmoid_focal_loss
-        return self.loss_weight * loss(
+        return self.weighted(loss(
             pred, target, weight, gamma=self.gamma, alpha=self.alpha,
-            reduction=self.reduction_of(reduction_override), avg_factor=avg_factor)
+            reduction=self.reduction_of(reduction_override), avg_factor=avg_factor))

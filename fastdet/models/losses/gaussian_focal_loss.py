@@ -33,6 +33,6 @@ class GaussianFocalLoss(Loss):
                 avg_factor: float | Tensor | None = None,
                 reduction_override: str | None = None) -> Tensor:
         """The loss of probabilities and targets of one shape."""
-        return self.loss_weight * gaussian_focal_loss(
+        return self.weighted(gaussian_focal_loss(
             pred, target, weight, alpha=self.alpha, gamma=self.gamma,
-            reduction=self.reduction_of(reduction_override), avg_factor=avg_factor)
+            reduction=self.reduction_of(reduction_override), avg_factor=avg_factor))

@@ -78,9 +78,9 @@ class QualityFocalLoss(Loss):
                 reduction_override: str | None = None) -> Tensor:
         """The loss of [N, C] ``pred``; ``target`` is classes [N] and qualities [N]."""
         loss = quality_focal_loss_with_prob if self.activated else quality_focal_loss
-        return self.loss_weight * loss(
+        return self.weighted(loss(
             pred, target, weight, beta=self.beta, reduction=self.reduction_of(reduction_override),
-            avg_factor=avg_factor)
+            avg_factor=avg_factor))
 
 
 @LOSSES.register_module()
@@ -90,6 +90,6 @@ class DistributionFocalLoss(Loss):
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None,
                 avg_factor: float | Tensor | None = None,
                 reduction_override: str | None = None) -> Tensor:
-        return self.loss_weight * distribution_focal_loss(
+        return self.weighted(distribution_focal_loss(
             pred, target, weight, reduction=self.reduction_of(reduction_override),
-            avg_factor=avg_factor)
+            avg_factor=avg_factor))

@@ -101,8 +101,8 @@ class GHMC(_Harmonised):
         total = at_least_float32(valid.to(pred.dtype)).sum().clamp(min=1.0)
         weights = self.weights((pred.sigmoid().detach() - target).abs(), valid, total)
         loss = F.binary_cross_entropy_with_logits(pred, target, reduction="none")
-        return self.loss_weight * weight_reduce_loss(
-            loss, weights, self.reduction_of(reduction_override), total)
+        return self.weighted(weight_reduce_loss(
+            loss, weights, self.reduction_of(reduction_override), total))
 
 
 @LOSSES.register_module()
@@ -131,5 +131,5 @@ class GHMR(_Harmonised):
         valid = label_weight > 0
         total = at_least_float32(label_weight).sum().clamp(min=1.0)
         weights = self.weights((diff / length).abs().detach(), valid, total)
-        return self.loss_weight * weight_reduce_loss(
-            length - self.mu, weights, self.reduction_of(reduction_override), total)
+        return self.weighted(weight_reduce_loss(
+            length - self.mu, weights, self.reduction_of(reduction_override), total))

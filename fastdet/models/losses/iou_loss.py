@@ -133,9 +133,9 @@ class _BoxLoss(Loss):
                     raise ValueError(f"{type(self).__name__}: weight must be [N] or of pred's "
                                      f"shape {list(pred.shape)}, got {list(weight.shape)}")
                 weight = weight.mean(-1)
-        return self.loss_weight * type(self).function(
+        return self.weighted(type(self).function(
             pred, target, weight, reduction=reduction, avg_factor=avg_factor, **self.options(),
-            **kwargs)
+            **kwargs))
 
 
 @LOSSES.register_module()

@@ -57,6 +57,6 @@ class KnowledgeDistillationKLDivLoss(Loss):
     def forward(self, pred: Tensor, soft_label: Tensor, weight: Tensor | None = None,
                 avg_factor: float | Tensor | None = None,
                 reduction_override: str | None = None) -> Tensor:
-        return self.loss_weight * knowledge_distillation_kl_div_loss(
+        return self.weighted(knowledge_distillation_kl_div_loss(
             pred, soft_label, weight, reduction=self.reduction_of(reduction_override),
-            avg_factor=avg_factor, T=self.T)
+            avg_factor=avg_factor, T=self.T))

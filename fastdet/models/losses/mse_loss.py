@@ -24,6 +24,6 @@ class MSELoss(Loss):
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None,
                 avg_factor: float | Tensor | None = None,
                 reduction_override: str | None = None) -> Tensor:
-        return self.loss_weight * mse_loss(
+        return self.weighted(mse_loss(
             pred, target, weight, reduction=self.reduction_of(reduction_override),
-            avg_factor=avg_factor)
+            avg_factor=avg_factor))

@@ -68,9 +68,9 @@ class SmoothL1Loss(Loss):
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None,
                 avg_factor: float | Tensor | None = None, reduction_override: str | None = None,
                 **kwargs: Any) -> Tensor:
-        return self.loss_weight * smooth_l1_loss(
+        return self.weighted(smooth_l1_loss(
             pred, target, weight, beta=self.beta, reduction=self.reduction_of(reduction_override),
-            avg_factor=avg_factor, **kwargs)
+            avg_factor=avg_factor, **kwargs))
 
 
 @LOSSES.register_module()
@@ -80,6 +80,6 @@ class L1Loss(Loss):
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None,
                 avg_factor: float | Tensor | None = None,
                 reduction_override: str | None = None) -> Tensor:
-        return self.loss_weight * l1_loss(
+        return self.weighted(l1_loss(
             pred, target, weight, reduction=self.reduction_of(reduction_override),
-            avg_factor=avg_factor)
+            avg_factor=avg_factor))

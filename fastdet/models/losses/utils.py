@@ -108,6 +108,12 @@ class Loss(nn.Module):
         self.reduction = check_reduction(reduction)
         self.loss_weight = loss_weight
 
+    def weighted(self, loss: Tensor) -> Tensor:
+        """``loss`` times the weight, or itself: most weights are one, and a product is launched,
+        and again for the backward pass."""
+        weight = self.loss_weight
+        return loss if isinstance(weight, (int, float)) and weight == 1 else weight * loss
+
     def reduction_of(self, override: str | None) -> str:
         """The reduction in force for one call."""
         return self.reduction if override is None else check_reduction(override)

@@ -41,7 +41,7 @@ class VarifocalLoss(Loss):
                 avg_factor: float | Tensor | None = None,
                 reduction_override: str | None = None) -> Tensor:
         """The loss of [N, C] ``pred``; ``target`` [N, C] is the overlap, 0 for background."""
-        return self.loss_weight * varifocal_loss(
+        return self.weighted(varifocal_loss(
             pred, target, weight, alpha=self.alpha, gamma=self.gamma,
             iou_weighted=self.iou_weighted, reduction=self.reduction_of(reduction_override),
-            avg_factor=avg_factor)
+            avg_factor=avg_factor))
