@@ -105,7 +105,7 @@ def faults(entry: Entry, case: str, target: str, now: Entries, recorded: dict[st
         if facts.get("f64") and (kernel, "f64") not in entry.exceptions:
             phrases.append(f"has {facts['f64']} float64 instructions")
         allowed = (kernel, "spills") in entry.exceptions
-        granted = old["spills"] if old and allowed else 0
+        granted = old.get("spills", 0) if old and allowed else 0
         if facts.get("spills", 0) > granted and (old or not allowed):
             phrases.append(f"spills: {facts['spills']} registers' loads and stores, "
                            f"{granted} granted")

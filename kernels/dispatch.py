@@ -15,8 +15,10 @@ that of the reference is torch's own. Only what a backward computes again asks o
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +36,10 @@ Reason = str
 
 #: Kernels use bf16 and asynchronous copies; older NVIDIA GPUs have neither.
 MIN_CUDA_CAPABILITY = (8, 0)
+
+#: The first Triton that makes matrix products for compute capability 12 (RTX 50); 3.3.0, which
+#: torch 2.7.0 comes with, ends with "PassManager::run failed" there.
+FIRST_TRITON_FOR_12 = (3, 3, 1)
 
 
 class BackendError(RuntimeError):
@@ -110,6 +116,18 @@ def backend(name: str) -> Iterator[None]:
 
 # Looked up, not imported: import of fastdet must not import triton.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def _triton_version() -> tuple[int, ...]:
+    """Of the package; torch's nightly builds and those for AMD bring a new one by another name."""
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return FIRST_TRITON_FOR_12
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+_TRITON_VERSION = _triton_version()
 _INTERPRETING = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
@@ -152,6 +170,10 @@ def _gpu_reason(device: torch.device) -> Reason | None:
         if capability < MIN_CUDA_CAPABILITY:
             have, need = (".".join(map(str, c)) for c in (capability, MIN_CUDA_CAPABILITY))
             return f"the GPU has compute capability {have}, the kernels need {need}"
+        if capability[0] == 12 and _TRITON_VERSION < FIRST_TRITON_FOR_12:
+            have, need = (".".join(map(str, v)) for v in (_TRITON_VERSION, FIRST_TRITON_FOR_12))
+            return (f"triton {have} makes no matrix products for compute capability 12, "
+                    f"triton {need} does")
     return None
 
 

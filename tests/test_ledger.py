@@ -37,18 +37,17 @@ def test_every_recorded_entry_belongs_to_a_case():
         cases = {case for entry in ENTRIES.values() if entry.operator == path.stem
                  for case in entry.ledger}
         for target, entries in ledger.load(path.stem)["targets"].items():
+            assert target in TARGETS, f"{path.name}: {target}"
             for key in entries:
                 assert key.rpartition("/")[0] in cases, f"{path.name}: {target} {key}"
 
 
 @pytest.mark.parametrize("target", [name for name, card in TARGETS.items() if card.whole])
 def test_grids_count_on_places_that_there_are(target):
-    """A walking grid is one wave of the programs that registers and shared memory allow.
-
-    Not of the backward of large windows, which has a program for each head and tile at least.
-    """
-    for name, walking in (("window_attention", "window_attention_(fwd|bwd)_kernel"),
-                          ("add_layer_norm", "add_layer_norm_bwd_kernel")):
+    """A walking grid is one wave of the programs that registers and shared memory allow."""
+    for name, walking in (("window_attention", r"window_attention_(fwd|bwd)(_long)?_kernel"),
+                          ("add_layer_norm", "add_layer_norm_bwd_kernel"),
+                          ("merge_layer_norm", "merge_layer_norm_bwd_kernel")):
         recorded = ledger.load(name)["targets"][target]
         for case in ENTRIES[name].ledger:
             for launch in binary.record(ENTRIES[name], case, TARGETS[target]):

@@ -188,4 +188,6 @@ ENTRY = Entry(
     ledger=("swin_t_s4_b2_padded/fp32", "swin_t_s4_b2_padded/fp16", "swin_t_s4_b2_padded/bf16",
             "swin_t_s4_b2_padded/fp32+tf32", "dropout/bf16", "heads_of_64/bf16",
             "heads_of_128/bf16", "swin_l384_s3_b2/fp32+tf32", "swin_l384_s3_b2/bf16"),
+    exceptions={("window_attention_bwd_long_kernel", "spills"):
+                "TF32 on sm_80 stores and loads one register a window, not in the inner loop"},
 )

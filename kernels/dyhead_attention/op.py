@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import autocasting, dtype_reason, next_power_of_2
+from ..common import Form, autocasting, dtype_reason, form, next_power_of_2
 from ..dispatch import Reason, tracing, use_triton
 from ..dyhead_convs.op import MAX_LEVELS, Convolved, Pyramid, one_order, padded, pyramid_reason
-from ..launch import Prepared, Program
+from ..launch import Prepared, program
 from .reference import Act, Attention, dyhead_attention_reference
 
 __all__ = ["Act", "Attention", "can_run_dyhead_attention", "dyhead_attention"]
@@ -94,8 +94,8 @@ def _plan(sizes: tuple[int, ...], C: int, D: int, tile: int, groups: int, eps: f
     over_maps = (*words, tiles, pyramid.pixels, B)
 
     def step(name: str, grid: tuple[int, ...], *numbers: int, **options: Any) -> Prepared:
-        program = Program(getattr(kernel, f"dyhead_attention_{name}_kernel"), **options)
-        return program.at(grid, *numbers)
+        of_name = getattr(kernel, f"dyhead_attention_{name}_kernel")
+        return program(of_name, **options).at(grid, *numbers)
 
     def blocks(n: int, block: int) -> int:
         return -(-n // block)
@@ -226,35 +226,25 @@ def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
-_Form = tuple[torch.Size, torch.dtype, torch.device]
-
-
-def _form(t: Tensor) -> _Form:
-    return t.shape, t.dtype, t.device
-
-
 class _Call(NamedTuple):
     sizes: list[int]
     reason: Reason | None  # why the kernels cannot take it
 
 
-def _inspect(maps: _Form, pyramid: Pyramid, tile: int, groups: int, norms: tuple[_Form, ...],
-             attention: tuple[_Form, ...], squeeze: tuple[_Form, ...], excite: tuple[_Form, ...]
-             ) -> _Call:
+def _check(maps: Form, pyramid: Pyramid, tile: int, groups: int,
+           parameters: tuple[tuple[torch.Size, torch.device], ...]) -> _Call:
     """Refuse what does not fit."""
     shape, dtype, device = maps
-    C = shape[1]
+    C, hidden = shape[1], parameters[8][0][0]
     if groups < 1 or C % groups:
         raise ValueError(f"dyhead_attention: {C} channels do not divide into groups={groups}")
-    hidden = squeeze[0][0][0]
-    for name, forms, shapes in (
-            ("norms", norms, [(C,)] * 6), ("attention", attention, [(C,), (1,)]),
-            ("squeeze", squeeze, [(hidden, C), (hidden,)]),
-            ("excite", excite, [(4 * C, hidden), (4 * C,)])):
-        for (got, _, where), want in zip(forms, shapes):
-            if got != want or where != device:
-                raise ValueError(f"dyhead_attention: {name} must be {list(want)} on {device} for "
-                                 f"{C} channels, got {list(got)} on {where}")
+    wanted = [("norms", (C,))] * 6 + [
+        ("attention", (C,)), ("attention", (1,)), ("squeeze", (hidden, C)), ("squeeze", (hidden,)),
+        ("excite", (4 * C, hidden)), ("excite", (4 * C,))]
+    for (got, where), (name, want) in zip(parameters, wanted):
+        if got != want or where != device:
+            raise ValueError(f"dyhead_attention: {name} must be {list(want)} on {device} for {C} "
+                             f"channels, got {list(got)} on {where}")
     images, sizes = pyramid
     for h, w in sizes:
         if images * C * h * w == groups:
@@ -264,7 +254,7 @@ def _inspect(maps: _Form, pyramid: Pyramid, tile: int, groups: int, norms: tuple
                  _reason(dtype, shape, pyramid, tile, groups))
 
 
-_inspect_once = lru_cache(maxsize=512)(_inspect)
+_checked = lru_cache(maxsize=512)(_check)
 
 
 def dyhead_attention(convolved: Convolved, parameters: Attention, *, channels_last: bool = False
@@ -292,9 +282,9 @@ def dyhead_attention(convolved: Convolved, parameters: Attention, *, channels_la
     Source: Dynamic Head, https://arxiv.org/abs/2106.08322
     """
     (maps, stats, pyramid, tile), p = convolved, parameters
-    inspect = _inspect if tracing() else _inspect_once
-    call = inspect(_form(maps), pyramid, tile, p.groups, *[
-        tuple(map(_form, tensors)) for tensors in (p.norms, p.attention, p.squeeze, p.excite)])
+    tensors = (*p.norms, *p.attention, *p.squeeze, *p.excite)
+    call = (_check if tracing() else _checked)(
+        form(maps), pyramid, tile, p.groups, tuple([(t.shape, t.device) for t in tensors]))
     device = maps.device
     autocast = autocasting(device)
     dtype = torch.promote_types(maps.dtype, torch.float32) if autocast else maps.dtype
@@ -303,6 +293,6 @@ def dyhead_attention(convolved: Convolved, parameters: Attention, *, channels_la
         with torch.autocast(device.type, enabled=False):
             outs = dyhead_attention_reference(convolved._replace(maps=maps.to(dtype)), p)
         return [out.contiguous(memory_format=order) for out in outs]
-    outs = _forward(maps, stats, *p.norms, *p.attention, *p.squeeze, *p.excite, call.sizes, tile,
-                    p.groups, p.eps, list(p.scale_act), list(p.relu_act), channels_last, dtype)
+    outs = _forward(maps, stats, *tensors, call.sizes, tile, p.groups, p.eps, list(p.scale_act),
+                    list(p.relu_act), channels_last, dtype)
     return list(outs[:len(pyramid.sizes)])

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..autograd import operator
-from ..common import autocasting, dtype_reason, next_power_of_2
+from ..common import Form, autocasting, dtype_reason, form, next_power_of_2
 from ..deform_conv2d.op import Config, tile_config
 from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
-from ..launch import Prepared, Program, dot_precision, num_sms
+from ..launch import Prepared, dot_precision, num_sms, program
 from ..pyramid import FIELD_MAX, pack
 from .reference import dyhead_convs_reference
 
@@ -133,7 +133,7 @@ def _pyramid(shapes: Sequence[torch.Size]) -> Pyramid:
 def _step(name: str, grid: tuple[int, ...], *numbers: int, **options: Any) -> Prepared:
     from . import kernel
 
-    return Program(getattr(kernel, f"dyhead_convs_{name}_kernel"), **options).at(grid, *numbers)
+    return program(getattr(kernel, f"dyhead_convs_{name}_kernel"), **options).at(grid, *numbers)
 
 
 def _five(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -254,7 +254,8 @@ def _forward_plan(shapes: tuple[torch.Size, ...], o: int, dtype: torch.dtype, la
                   precision: str) -> _Forward:
     pyramid, c = _pyramid(shapes), shapes[0][1]
     config = tile_config("fwd", c, o, dtype)
-    if config.block_c == 16:  # in float32; the moments would make such a tile spill on sm_100
+    # In IEEE float32 the moments would make such a tile spill on sm_100, in TF32 a wider on sm_80.
+    if config.block_c == 16 and precision == "ieee":
         config = config._replace(block_c=min(32, next_power_of_2(c, 16)))
     programs = pyramid.images * pyramid.all_tiles(config.block_p) * -(-o // config.block_o)
     return _Forward(
@@ -410,7 +411,8 @@ def _autograd(ctx: Any, dmaps: Tensor | None, *_: Any) -> tuple[Any, ...]:
     results = _backward(dmaps, *saved, data, weight, ctx.dtypes[0])
     found: list[Tensor | None] = [None] * len(needs)
     if data:
-        dx, first = results[0], 0
+        dx = results[0]
+        first = dx.storage_offset()
         for i, t in enumerate(x):
             if needs[i]:
                 b, c, h, w = t.shape
@@ -428,20 +430,13 @@ def _autograd(ctx: Any, dmaps: Tensor | None, *_: Any) -> tuple[Any, ...]:
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
-_Form = tuple[torch.Size, torch.dtype, torch.device]
-
-
-def _form(t: Tensor) -> _Form:
-    return t.shape, t.dtype, t.device
-
-
 class _Call(NamedTuple):
     pyramid: Pyramid
     reason: Reason | None  # why the kernels cannot take it
     tile: int
 
 
-def _inspect(x: tuple[_Form, ...], numbers: tuple[_Form, ...], weights: tuple[_Form, ...]) -> _Call:
+def _check(x: tuple[Form, ...], numbers: tuple[Form, ...], weights: tuple[Form, ...]) -> _Call:
     """Refuse what does not fit."""
     if not x or len(x) != len(numbers) or len(weights) != 3:
         raise ValueError("dyhead_convs: expected maps and numbers of as many levels, at least one, "
@@ -473,7 +468,7 @@ def _inspect(x: tuple[_Form, ...], numbers: tuple[_Form, ...], weights: tuple[_F
                  tile_config("fwd", c, o, dtype).block_p)
 
 
-_inspect_once = lru_cache(maxsize=512)(_inspect)
+_checked = lru_cache(maxsize=512)(_check)
 
 
 def dyhead_convs(x: Sequence[Tensor], numbers: Sequence[Tensor], weights: Sequence[Tensor]
@@ -504,8 +499,8 @@ def dyhead_convs(x: Sequence[Tensor], numbers: Sequence[Tensor], weights: Sequen
 
     Source: Dynamic Head, https://arxiv.org/abs/2106.08322
     """
-    inspect = _inspect if tracing() else _inspect_once
-    call = inspect(*(tuple(map(_form, tensors)) for tensors in (x, numbers, weights)))
+    call = (_check if tracing() else _checked)(*[
+        tuple(map(form, tensors)) for tensors in (x, numbers, weights)])
     dtype = numbers[0].dtype
     x = [t if t.dtype == dtype else t.to(dtype) for t in x]
     if use_triton("dyhead_convs", x[0].device, call.reason):

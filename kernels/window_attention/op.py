@@ -128,7 +128,6 @@ _CONFIGS: tuple[tuple[Any, ...], ...] = (
     ("bwd",      "64",  "hip",     _ANY,   _ANY,   _WHOLE,  16,      4,     1,      2),
     # A program of four warps: rows are whole in a warp, so that no sum crosses warps.
     ("bwd",      "64",  _ANY,      "half", _ANY,   _WHOLE,  16,      4,     1,      2),
-    ("bwd",      "64",  "tcgen05", "tf32", "<=32", _WHOLE,  16,      4,     1,      2),
     ("bwd",      "64",  _ANY,      "tf32", "<=32", _WHOLE,  16,      8,     1,      1),
     ("bwd",      "64",  "sync",    "tf32", _ANY,   _WHOLE,  16,      8,     1,      1),
     ("bwd",      "64",  _ANY,      "full", "<=32", _WHOLE,  _OWN,    16,    1,      1),

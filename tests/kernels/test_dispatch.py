@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fastdet
+from fastdet.kernels import dispatch
 from fastdet.kernels.dispatch import use_triton
 
 ROOT = Path(__file__).parents[2]
@@ -212,3 +213,16 @@ assert not wrong, wrong
 """
     done = run_python("-W", "ignore", "-c", code)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("capability", "version", "reason"), [
+    ((7, 5), (3, 9, 0), "the GPU has compute capability 7.5, the kernels need 8.0"),
+    ((8, 6), (3, 3, 0), None), ((12, 0), (3, 3, 1), None), ((12, 0), (3, 9, 0), None),
+    ((12, 0), (3, 3, 0), "triton 3.3.0 makes no matrix products for compute capability 12, "
+     "triton 3.3.1 does")])
+def test_what_a_gpu_and_a_triton_cannot_do_together(monkeypatch, capability, version, reason):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(dispatch, "_TRITON_VERSION", version)
+    assert dispatch.device_reason(torch.device("cuda")) == reason

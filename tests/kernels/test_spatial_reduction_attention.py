@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 import fastdet
 from benchmarks.operators.spatial_reduction_attention import spatial_reduction_attention_eager
 from fastdet.kernels.spatial_reduction_attention import (
-    op as op_module,
+    can_run_spatial_reduction_attention,
+    spatial_reduction_attention,
 )
 from fastdet.kernels.spatial_reduction_attention import (
-    spatial_reduction_attention,
+    op as op_module,
 )
 from fastdet.kernels.spatial_reduction_attention.reference import (
     spatial_reduction_attention_reference,
@@ -167,6 +168,18 @@ def test_kernel_gradients_do_not_vary(kernel_device, monkeypatch):
     grad = torch.randn(1, 600, 16, device=kernel_device)
     for first, again in zip(run(q, kv, 1, grad), run(q, kv, 1, grad)):
         assert torch.equal(first, again)
+
+
+def test_can_run_says_why_not():
+    def reason(d, dropout_p=0.0, dtype=torch.bfloat16):
+        q = torch.zeros(1, 1, 2 * d, dtype=dtype)
+        return can_run_spatial_reduction_attention(q, q, 2, dropout_p)
+
+    assert reason(128) is None
+    assert reason(64, 0.1) is None
+    assert "at most 64 channels with dropout, not 72" in reason(72, 0.1)
+    assert "8 to 128 channels, not 4" in reason(4)
+    assert "not float64" in reason(64, dtype=torch.float64)
 
 
 @pytest.mark.kernel
