@@ -133,7 +133,7 @@ _CONFIGS: tuple[tuple[Any, ...], ...] = (
     ("bwd",      "64",  "sync",    "tf32", _ANY,   _WHOLE,  16,      8,     1,      1),
     ("bwd",      "64",  _ANY,      "full", "<=32", _WHOLE,  _OWN,    16,    1,      1),
     ("bwd",      "64",  _ANY,      _ANY,   _ANY,   _WHOLE,  _OWN,    8,     1,      1),
-    ("fwd_long", _ANY,  "hip",     "half", _ANY,   16,      _OWN,    4,     1,      2),
+    ("fwd_long", _ANY,  "hip",     "half", "<=32", 16,      _OWN,    4,     1,      2),
     ("fwd_long", _ANY,  _ANY,      "half", "<=32", 16,      _OWN,    4,     1,      3),
     ("fwd_long", "64",  _ANY,      "half", _ANY,   16,      _OWN,    4,     1,      3),
     ("fwd_drop", _ANY,  _ANY,      "half", "<=32", 16,      _OWN,    4,     1,      2),
