@@ -37,6 +37,7 @@ def test_every_recorded_entry_belongs_to_a_case():
         cases = {case for entry in ENTRIES.values() if entry.operator == path.stem
                  for case in entry.ledger}
         for target, entries in ledger.load(path.stem)["targets"].items():
+            assert target in TARGETS, f"{path.name}: {target}"
             for key in entries:
                 assert key.rpartition("/")[0] in cases, f"{path.name}: {target} {key}"
 
