@@ -124,6 +124,7 @@ _CONFIGS: tuple[tuple[Any, ...], ...] = (
     ("fwd",      "64",  "tcgen05", "half", _ANY,   _WHOLE,  _OWN,    4,     2,      2),
     ("fwd",      "64",  "hip",     "half", _ANY,   _WHOLE,  _OWN,    4,     2,      2),
     ("fwd",      "64",  _ANY,      "half", _ANY,   _WHOLE,  _OWN,    4,     2,      3),
+    ("fwd",      "64",  "sync",    "tf32", _ANY,   _WHOLE,  _OWN,    8,     1,      1),
     ("fwd",      "64",  _ANY,      _ANY,   _ANY,   _WHOLE,  _OWN,    8,     1,      2),
     ("bwd",      "64",  "hip",     _ANY,   _ANY,   _WHOLE,  16,      4,     1,      2),
     # A program of four warps: rows are whole in a warp, so that no sum crosses warps.
@@ -132,6 +133,7 @@ _CONFIGS: tuple[tuple[Any, ...], ...] = (
     ("bwd",      "64",  "sync",    "tf32", _ANY,   _WHOLE,  16,      8,     1,      1),
     ("bwd",      "64",  _ANY,      "full", "<=32", _WHOLE,  _OWN,    16,    1,      1),
     ("bwd",      "64",  _ANY,      _ANY,   _ANY,   _WHOLE,  _OWN,    8,     1,      1),
+    ("fwd_long", _ANY,  "hip",     "half", "<=32", 16,      _OWN,    4,     1,      2),
     ("fwd_long", _ANY,  _ANY,      "half", "<=32", 16,      _OWN,    4,     1,      3),
     ("fwd_long", "64",  _ANY,      "half", _ANY,   16,      _OWN,    4,     1,      3),
     ("fwd_drop", _ANY,  _ANY,      "half", "<=32", 16,      _OWN,    4,     1,      2),
