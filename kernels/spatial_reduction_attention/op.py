@@ -55,7 +55,7 @@ def _config(kind: str, d: int, dtype: torch.dtype, device: torch.device) -> _Con
         return _Config(128, 64, 8, 2 if little else 3, 1)
     if kind == "dq":
         return _Config(64 if little else 128, 64, 8, 2, 1)
-    if d > 64 or card[0] == 8:
+    if d > 64 or card[0] in (8, 12):
         return _Config(64, 64, 8, 2, 1)
     return _Config(64, 64, 4, 2, {0: 1, 10: 3}.get(card[0], 2))
 
