@@ -88,4 +88,6 @@ ENTRY = Entry(
     },
     ledger=("pvt_s4_b2/fp32", "pvt_s4_b2/fp32+tf32", "pvt_s4_b2/fp16", "heads_of_128/fp32",
             "heads_of_128/bf16", "dropout/bf16", "pvt_s4_b2/bf16"),
+    exceptions={("spatial_reduction_attention_bwd_dq_kernel", "spills"):
+                "heads of 128 on sm_80: ten accesses, other tiles have 57 to 304"},
 )

@@ -39,23 +39,31 @@ class _Config(NamedTuple):
     per_sm: int  # programs whose registers and shared memory a multiprocessor has room for
 
 
-def _config(kind: str, d: int, dtype: torch.dtype, device: torch.device) -> _Config:
+def _config(kind: str, d: int, dtype: torch.dtype, device: torch.device, dropout: bool
+            ) -> _Config:
     """Tile of queries by keys and launch options of one kernel: ``fwd``, ``dq`` or ``dkv``."""
     card = capability(device)
+    hip, wide = card == (0, 0), d > 64
     if dtype == torch.float32:
         # NVIDIA's tensor cores have no IEEE fp32: small tiles keep the operands in registers.
-        if card == (0, 0):
+        if hip:
             return _Config(16, 64, 8, 1, 1) if kind == "dkv" else _Config(64, 32, 4, 2, 2)
-        if d > 64 and kind != "fwd":
+        if wide and kind != "fwd":
             return _Config(32, 32, 8, 1, 2) if kind == "dkv" else _Config(64, 16, 8, 1, 2)
-        return _Config(32, 64, 8, 1, 2) if kind == "dkv" else _Config(64, 32, 8, 1, 2)
-    # Cards of 99 KB of shared memory a program: 8.6, 8.9 and 12.x.
-    little = d > 64 and (card in ((8, 6), (8, 9)) or card[0] == 12)
+        if kind == "dkv":
+            return _Config(32, 64, 8, 1, 2)
+        # Without a second stage TF32 spills there.
+        stages = 2 if kind == "dq" and card[0] == 8 and dot_precision(dtype) == "tf32" else 1
+        return _Config(64, 32, 8, stages, 2)
     if kind == "fwd":
+        # 64 KB of shared memory a program on AMD's cards, 99 KB on 8.6, 8.9 and 12.x.
+        little = wide and (hip or card in ((8, 6), (8, 9)) or card[0] == 12)
         return _Config(128, 64, 8, 2 if little else 3, 1)
     if kind == "dq":
-        return _Config(64 if little else 128, 64, 8, 2, 1)
-    if d > 64 or card[0] in (8, 12):
+        return _Config(64 if hip and dropout else 128, 32 if wide else 64, 8, 2, 1)
+    if dropout or (hip and wide):  # random numbers are registers, too
+        return _Config(32, 64, 8, 1 if hip else 2, 1)
+    if wide or card[0] in (8, 12):
         return _Config(64, 64, 8, 2, 1)
     return _Config(64, 64, 4, 2, {0: 1, 10: 3}.get(card[0], 2))
 
@@ -108,7 +116,7 @@ def _forward(q: Tensor, kv: Tensor, seed: Tensor | None, num_heads: int, scale: 
     out = torch.empty_like(q)
     lse = torch.empty(b, num_heads, n_q, dtype=torch.float32, device=q.device)
     options = _common(q, num_heads, dropout_p)
-    config = _config("fwd", options["D"], q.dtype, q.device)
+    config = _config("fwd", options["D"], q.dtype, q.device, dropout_p > 0)
     launch(spatial_reduction_attention_fwd_kernel, (-(-n_q // config.block_m), b * num_heads),
            q, kv, seed, out, lse, n_q, kv.shape[1], num_heads, scale * math.log2(math.e),
            dropout_p, device=q.device, **options, TRANSPOSE=_transpose(q), BLOCK_M=config.block_m,
@@ -143,14 +151,14 @@ def _backward(grad: Tensor, q: Tensor, kv: Tensor, seed: Tensor | None, out: Ten
            BLOCK_D=options["BLOCK_D"], num_warps=4)
 
     dq = torch.empty_like(q)
-    config = _config("dq", options["D"], q.dtype, device)
+    config = _config("dq", options["D"], q.dtype, device, dropout_p > 0)
     launch(kernel.spatial_reduction_attention_bwd_dq_kernel, (-(-n_q // config.block_m), heads),
            q, kv, grad, lse, delta, seed, dq, n_q, n_k, num_heads, scale, scale_log2, dropout_p,
            device=device, **options, TRANSPOSE=_transpose(q), BLOCK_M=config.block_m,
            BLOCK_N=config.block_n, num_warps=config.num_warps, num_stages=config.num_stages)
 
     dkv = torch.empty_like(kv)
-    config = _config("dkv", options["D"], q.dtype, device)
+    config = _config("dkv", options["D"], q.dtype, device, dropout_p > 0)
     tiles = -(-n_k // config.block_n)
     splits, rows = _splits(n_q, tiles * heads, config.block_m, config.per_sm * num_sms(device))
     # One split writes the result itself; several leave partial sums that are added in order.
