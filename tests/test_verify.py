@@ -131,7 +131,7 @@ def kernel_of(fault):
 
 @pytest.mark.kernel
 @pytest.mark.parametrize(("fault", "message"), [
-    (0, ""), (1, "output 0"), (2, "bytes behind an allocation of 36 bytes were written"),
+    (0, ""), (1, "output 0"), (2, "bytes behind a tensor of 36 bytes were written"),
     (3, "output 0")], ids=["none", "a wrong scale", "a missing mask", "a racing store"])
 def test_a_fault_planted_in_a_kernel_is_found(fault, message):
     if os.environ.get("TRITON_INTERPRET") != "1":
