@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd import operator
+from ..autograd import Operator, operator
 from .reference import multi_scale_deformable_attention_reference
 
 __all__ = ["multi_scale_deformable_attention_torch"]
@@ -166,18 +166,21 @@ def _(grad: Tensor, value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor
     return dvalue, dplaces, dweights
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def connect(forward: Operator, backward: Operator) -> None:
+    """Make ``backward`` the gradient of ``forward``; the kernels' operators are alike."""
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    def autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        value, _, _, places, weights = ctx.needs_input_grad
+        dvalue, dplaces, dweights = backward(grad, *ctx.saved_tensors, value, places or weights)
+        return (dvalue if value else None, None, None, dplaces if places else None,
+                dweights if weights else None)
+
+    forward.register_autograd(autograd, setup_context=setup_context)
 
 
-def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    value, _, _, places, weights = ctx.needs_input_grad
-    dvalue, dplaces, dweights = _backward(grad, *ctx.saved_tensors, value, places or weights)
-    return (dvalue if value else None, None, None, dplaces if places else None,
-            dweights if weights else None)
-
-
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+connect(_forward, _backward)
 
 
 def multi_scale_deformable_attention_torch(

@@ -15,7 +15,7 @@ from ..dispatch import Reason, tracing, use_triton
 from ..fixed_point import fixed_point_scale
 from ..launch import Prepared, program
 from ..pyramid import level_table
-from .cpu import multi_scale_deformable_attention_torch
+from .cpu import connect, multi_scale_deformable_attention_torch
 
 __all__ = ["can_run_multi_scale_deformable_attention", "multi_scale_deformable_attention"]
 
@@ -142,18 +142,7 @@ def _(grad: Tensor, value: Tensor, sizes: Tensor, starts: Tensor, places: Tensor
     return dvalue, dplaces, dweights
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    value, _, _, places, weights = ctx.needs_input_grad
-    dvalue, dplaces, dweights = _backward(grad, *ctx.saved_tensors, value, places or weights)
-    return (dvalue if value else None, None, None, dplaces if places else None,
-            dweights if weights else None)
-
-
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+connect(_forward, _backward)
 
 
 def _check_levels(sizes: list[list[int]], starts: list[int], rows: int) -> None:
